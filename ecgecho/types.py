@@ -1,0 +1,315 @@
+"""The central types. Frozen, slotted, keyword-only; invariants are checked where a value is made.
+
+Shape letters: B batch, V views of an ECG, T frames or tokens, N clips, M entries of a modality, C leads,
+D embedding, L samples, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+I64 = npt.NDArray[np.int64]
+
+STANDARD_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+
+ClipKind = Literal["b_mode", "colour", "spectral", "m_mode", "still"]
+
+
+class UserError(ValueError):
+    """Something the user can mend. The message says what, where, and what to do; the command exits 1."""
+
+    exit_status = 1
+
+
+class UsageError(UserError):
+    """Wrong usage: an unknown name, option or value. The command exits 2."""
+
+    exit_status = 2
+
+
+class ItemError(ValueError):
+    """One input that could not be used. Becomes a row with `code`, never a crash of the job.
+
+    `outcome` is "excluded" when a stated rule does not want the item, else "failed"; `permanent` is True when the
+    reason follows from the bytes (a rerun cannot help until the file changes).
+    """
+
+    def __init__(
+        self, code: str, message: str, *, outcome: Literal["excluded", "failed"] = "failed", permanent: bool = True
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.outcome = outcome
+        self.permanent = permanent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EcgRecord:
+    """One recording: any leads (12, Frank, Holter), any length; finite where valid."""
+
+    signal: F32
+    """(C, L), in `unit`; NaN only on leads with lead_valid False."""
+    leads: tuple[str, ...]
+    lead_valid: Bool
+    """(C,), False for a lead that holds a NaN."""
+    unit: Literal["mv", "zscore"]
+    fs_hz: float
+
+    def __post_init__(self) -> None:
+        if self.signal.ndim != 2 or self.signal.shape[0] != len(self.leads) or self.signal.shape[1] < 1:
+            raise ValueError(f"signal {self.signal.shape} does not fit {len(self.leads)} leads; it must be (leads, samples)")
+        if self.signal.dtype != np.float32 or self.lead_valid.shape != (len(self.leads),):
+            raise ValueError("signal must be float32 and lead_valid one flag a lead")
+        if len(set(self.leads)) != len(self.leads):
+            raise ValueError(f"a lead is named twice in {self.leads}")
+        if not self.fs_hz > 0:
+            raise ValueError(f"fs_hz is {self.fs_hz}; it must be positive")
+        if not np.isfinite(self.signal[self.lead_valid]).all():
+            raise ValueError("a lead marked valid holds a value that is not finite")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """One ultrasound region (0018,6011): an inclusive pixel box and what it shows."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    spatial_format: int
+    """1 2-D, 2 M-mode, 3 spectral, 4 waveform, 5 graphics."""
+    data_type: int
+    """1 tissue, 2 colour flow, 3 PW, 4 CW, 10 ECG trace."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EchoClip:
+    """One decoded cine, RGB once and only once. Carries no subject and no sector."""
+
+    frames: U8
+    """(T, H, W, 3), T >= 1."""
+    frame_time_ms: F32
+    """(T,), milliseconds since the first frame."""
+    regions: tuple[Region, ...]
+    kind: ClipKind
+    cm_per_px: float | None
+    defects: tuple[str, ...] = ()
+    """Codes of what the reader had to mend, e.g. "colour_tag_wrong"."""
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8 or len(self.frames) < 1:
+            raise ValueError(f"frames must be uint8 (T, H, W, 3) with T >= 1, not {self.frames.dtype} {self.frames.shape}")
+        if self.frame_time_ms.shape != (len(self.frames),):
+            raise ValueError(f"{self.frame_time_ms.shape[0]} frame times for {len(self.frames)} frames")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EcgContract:
+    """What an encoder wants to be fed, before anything fitted. Its hash keys an ECG store."""
+
+    name: str
+    fs_hz: float
+    num_samples: int
+    leads: tuple[str, ...] = STANDARD_LEADS
+    band_hz: tuple[float, float] | None = None
+    """Butterworth order 4, forward and backward, before resampling; None filters nothing."""
+    short: Literal["refuse", "zero_pad"] = "zero_pad"
+    """A recording shorter than the window: refused, or padded with zeros at its end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSpec:
+    """All that decides a teacher's rows besides its weights. Hashed into the identity of a store."""
+
+    name: str
+    dim: int
+    size: int
+    """Pixels of the square input."""
+    unit: Literal["frame", "clip"]
+    """What one forward row is: a frame (values (U, 3, S, S)) or a sampled clip (values (U, 3, T, S, S))."""
+    resize: str
+    interpolation: str
+    colour: Literal["rgb", "bgr"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """Normalisation of values in [0, 1], applied on the device."""
+    frame_norm: Literal["l2", "none"]
+    """Applied to the frame vectors before their moments."""
+    mask: Literal["none", "sector"]
+    tokens_are_frames: bool
+    frame_start: int = 0
+    frame_stop: int = 0
+    """0 means all frames."""
+    frame_stride: int = 1
+    licence: str = ""
+    libraries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedClip:
+    """What `prepare` makes of one clip, ready for the device; pixels stay uint8 until there."""
+
+    values: U8
+    """(U, 3, S, S) for unit "frame", (U, 3, T, S, S) for unit "clip"."""
+    frame_index: I64
+    """(U,) or (U, T): which source frames were used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherOutput:
+    """One forward batch of a teacher; for unit "frame", N counts frames and `tokens` is None."""
+
+    pooled: Tensor
+    """(N, P) fp32, not normalised."""
+    tokens: Tensor | None = None
+    """(N, T, D)."""
+    valid: Tensor | None = None
+    """(N, T)."""
+    time_s: Tensor | None = None
+    tokens_are_frames: bool = False
+    aux: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Teacher(Protocol):
+    """A frozen teacher on a device. Its module also has a pure `prepare(spec, frames, frame_time_ms) -> PreparedClip`."""
+
+    spec: TeacherSpec
+    weights_sha256: str
+
+    def forward(self, values: Tensor) -> TeacherOutput:
+        """Units as uint8 (N, 3, ...) on the teacher's device -> their vectors. Deterministic, no grad, eval mode."""
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """(n, D) unit vectors of prompts; raises UserError where the teacher has no text tower."""
+
+    def to(self, device: str) -> Teacher:
+        """The teacher on `device`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """Gaussians or points: mean (B, D) and log-variance (B, D) or None."""
+
+    mean: Tensor
+    logvar: Tensor | None = None
+
+    def rows(self, index: Tensor) -> Embedding:
+        """The entries `index` (M,) of the batch."""
+        return Embedding(mean=self.mean[index], logvar=None if self.logvar is None else self.logvar[index])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One modality of a batch: entry m belongs to ECG `row[m]` (rows unique, M <= B)."""
+
+    values: Tensor
+    """Echo moments (M, 2, D) (slot 0 mean, slot 1 standard deviation), or token ids (M, T) int64, or ragged views."""
+    row: Tensor
+    """(M,) int64."""
+    start: Tensor | None = None
+    """(M + 1,) when ragged: entry m owns values[start[m]:start[m+1]]."""
+    valid: Tensor | None = None
+    """(M, T) for token ids: True = real token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch carries what exists; an absent modality is None."""
+
+    ecg: Tensor
+    """(V, B, C, L), normalised as the run says."""
+    ecg_lead_valid: Tensor
+    """(B, C)."""
+    subject: Tensor
+    """(B,) int64, equal for equal subjects."""
+    study: Tensor
+    """(B,) int64, -1 where there is none."""
+    text_key: Tensor
+    """(B,) int64, equal for equal texts; -1 where there is none."""
+    echo: Block | None = None
+    text: Block | None = None
+    labels: Tensor | None = None
+    """(B, K)."""
+    labels_valid: Tensor | None = None
+    """(B, K)."""
+
+    def same(self, *keys: Literal["subject", "study", "text_key"], rows: Tensor) -> Tensor:
+        """(M, M) bool: True where entries share any of `keys`; -1 never matches. The diagonal is True."""
+        import torch
+
+        result = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        for key in keys:
+            value = getattr(self, key)[rows]
+            result |= (value[:, None] == value[None]) & (value[:, None] >= 0)
+        return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodSizes:
+    """What a method must know of the data it is built for; 0 = the modality is absent."""
+
+    echo_dim: int = 0
+    vocabulary_size: int = 0
+    num_labels: int = 0
+
+
+class Method(Protocol):
+    """A training objective around an encoder; an `nn.Module`. See section 6 of the architecture."""
+
+    needs: frozenset[str]
+    """Subset of {"text", "echo", "labels"}; ECGs are always there."""
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The parts of the loss and their sum under "loss"."""
+
+    def embed_ecg(self, ecg: Tensor, lead_valid: Tensor) -> Embedding:
+        """(B, C, L), (B, C) -> the student's embedding."""
+
+    def after_step(self, step: int) -> None:
+        """Called once after every optimiser step."""
+
+
+class Encoder(Protocol):
+    """An ECG encoder; an `nn.Module` with `width`. Its module also has `CONTRACT: EcgContract`."""
+
+    width: int
+
+    def forward(self, ecg: Tensor) -> Tensor:
+        """(B, C, L) -> tokens (B, T, width)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A binary question about a heart, asked of a measurement."""
+
+    name: str
+    label: str
+    """Name in the catalog's labels table."""
+    op: Literal["<", "<=", ">=", ">"]
+    threshold: float
+    unit: str
+    title: str
+    """As printed, e.g. "LVEF < 40 %"."""
+
+    def of(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """1 positive, 0 negative, -1 where the value is NaN."""
+        known = np.isfinite(values)
+        compare = {"<": np.less, "<=": np.less_equal, ">=": np.greater_equal, ">": np.greater}[self.op]
+        return np.where(known, compare(np.where(known, values, 0.0), self.threshold), -1).astype(np.int64)
+
+
+if TYPE_CHECKING:
+    Module = nn.Module
+
+Json = dict[str, Any]
