@@ -9,12 +9,88 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 from ecgecho.plugins import near_miss
 from ecgecho.types import UsageError
 
 C = TypeVar("C")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataOptions:
+    """What a batch is made of."""
+
+    batch_size: int = 128
+    ratio: float = 0.125
+    """Share of every batch that are echo pairs; they cycle in an order of their own while the ECGs are passed once an epoch."""
+    batches: Literal["joint", "single"] = "joint"
+    """"single" is the reference's sampler: a batch is all text or all echo, the kind drawn uniformly while both last."""
+    views: str = "draw"
+    """A study with several cines: "draw" (one a pass), "merge" (all, exactly), or the name of a view in the catalog."""
+    window_days: float = 30.0
+    """An echo study or a measurement further than this from the ECG is not used."""
+    tasks: tuple[str, ...] = ()
+    """Labels the batches carry, by task name; only methods that learn from labels read them."""
+    text: str = "words"
+    """"words" makes a vocabulary of the training texts; else the folder of a local Hugging Face BERT."""
+    text_template: str = "{text}"
+    """What a tokeniser is given; the text itself is lower-cased."""
+    max_tokens: int = 244
+    augment: Literal["none", "light"] = "light"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2:
+            raise UsageError(f"data.batch_size is {self.batch_size}; a contrast needs at least 2.")
+        if not 0 <= self.ratio < 1:
+            raise UsageError(f"data.ratio is {self.ratio}; it must be in [0, 1).")
+        if self.text_template.count("{text}") != 1:
+            raise UsageError(f"data.text_template is {self.text_template!r}; it must hold {{text}} once.")
+        if self.max_tokens < 3:
+            raise UsageError(f"data.max_tokens is {self.max_tokens}; it must be at least 3.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimOptions:
+    """AdamW with a linear warm-up and a cosine to zero, both per step."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_share: float = 0.03
+    """Of all steps."""
+    epochs: float = 10.0
+    steps: int = 0
+    """Above 0, this many steps whatever `epochs` says."""
+    clip_norm: float = 1.0
+    checkpoint_minutes: float = 2.0
+    """0 saves after every step."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.weight_decay < 0 or self.clip_norm <= 0:
+            raise UsageError("optim.learning_rate and optim.clip_norm must be above 0, optim.weight_decay not below.")
+        if self.steps < 0 or (self.steps == 0 and self.epochs <= 0):
+            raise UsageError("optim.epochs or optim.steps must be above 0.")
+        if not 0 <= self.warmup_share < 1:
+            raise UsageError(f"optim.warmup_share is {self.warmup_share}; it must be in [0, 1).")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A full configuration of a training run; every method module offers `recipe("paper")` and `recipe("small")`."""
+
+    method_name: str
+    method: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of the method's `Config`; what is left out keeps its default."""
+    encoder_name: str
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of the encoder's `Config`."""
+    data: DataOptions = field(default_factory=DataOptions)
+    optim: OptimOptions = field(default_factory=OptimOptions)
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """"auto" is bf16 autocast on a GPU and fp32 on a CPU."""
 
 
 def to_json(config: Any) -> Any:
