@@ -1,0 +1,5 @@
+"""`python -m ecgecho`."""
+
+from ecgecho.cli import main
+
+main()

@@ -1,0 +1,618 @@
+"""The cache jobs: every echo frame through a frozen teacher once, every ECG through an encoder's contract once.
+
+plan -> parts (decode in killable workers -> sector mask -> teacher -> columns) -> seal -> verify. The same call again
+resumes: a part that is committed is kept, a part that is not is computed whole. A later call on a finished store adds
+what is new, tries again what failed for a passing reason, and recomputes what was repaired (a healing segment).
+
+Shape letters: U units (frames, or sampled clips), D embedding, L samples.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import embed_cache
+from ecgecho import config as configuration
+from ecgecho import plugins
+from ecgecho.echo.sector import blank, find_sector
+from ecgecho.io import read_echo, read_ecg
+from ecgecho.io.fingerprint import fingerprint
+from ecgecho.io.workers import Done, ItemFailure, run_bounded
+from ecgecho.types import EcgContract, EcgRecord, ItemError, Json, PreparedClip, TeacherSpec, UserError
+
+if TYPE_CHECKING:
+    from ecgecho.catalog import Catalog
+    from ecgecho.types import Teacher
+
+PLAN_SEED = 20_240_229  # any constant: the order of studies must only be the same on every machine
+BATCH_UNITS = 64
+CLIP_TIMEOUT_S = 120.0
+CLIP_MEMORY_BYTES = 4 << 30
+ECG_TIMEOUT_S = 30.0
+UNIT_NORM_TOLERANCE = 1e-4
+RECOMPUTED_COSINE = 0.999
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheReport:
+    """What a cache job did; `exit_status` as the user's page defines it."""
+
+    kind: str
+    num_rows: int
+    by_status: Mapping[str, int]
+    by_reason: Mapping[str, int]
+    """Reasons of excluded and failed rows."""
+    defects: Mapping[str, int]
+    """What was mended in rows that are ok."""
+    num_computed: int
+    seconds: float
+    device: str
+    already_done: bool
+    verified_parts: int
+    recomputed: int
+    """Random rows computed again, alone, and found equal within fp16."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exit_status(self) -> int:
+        """0 nothing failed, 3 some failed, 1 nothing usable."""
+        if not self.by_status.get("ok"):
+            return 1
+        return 3 if self.by_status.get("failed") else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EchoTask:
+    """One clip for a decode worker."""
+
+    path: str
+    teacher: str
+    spec: TeacherSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedClip:
+    """One clip back from a worker."""
+
+    prepared: PreparedClip
+    num_frames: int
+    fingerprint: str
+    defects: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EcgTask:
+    """One recording for a worker; `contract` None keeps the recording's own rate and length."""
+
+    path: str
+    contract: EcgContract | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedEcg:
+    """One recording back from a worker: int16 (12, L) or (L, 12) raw, with its scale and lead flags."""
+
+    columns: dict[str, Any]
+    fs_mhz: int
+    fingerprint: str
+    defects: tuple[str, ...]
+
+
+def decode_clip(task: EchoTask) -> DecodedClip:
+    """Read, find the sector, blank the rest, prepare. Runs in a worker; raises ItemError."""
+    clip = read_echo(task.path)
+    if clip.kind == "colour":
+        raise ItemError("colour_doppler", "colour Doppler clips are not embedded", outcome="excluded")
+    frames, defects = clip.frames, list(clip.defects)
+    if task.spec.mask == "sector":
+        sector = find_sector(clip)
+        defects += sector.defects
+        frames = blank(frames, sector, clip.kind)
+    prepared = plugins.load("teachers", task.teacher).prepare(task.spec, frames, clip.frame_time_ms)
+    return DecodedClip(
+        prepared=prepared, num_frames=len(clip.frames), fingerprint=fingerprint(task.path), defects=tuple(defects)
+    )
+
+
+def decode_ecg(task: EcgTask) -> DecodedEcg:
+    """Read a recording and, where a contract is given, apply it. Runs in a worker; raises ItemError."""
+    from ecgecho.ecg.contract import canonical_leads
+
+    record = canonical_leads(read_ecg(task.path))
+    if not record.lead_valid.any():
+        raise ItemError("no_valid_lead", "no lead of this recording is usable")
+    defects = tuple(f"invalid_lead_{name}" for name, ok in zip(record.leads, record.lead_valid, strict=True) if not ok)
+    columns = raw_columns(record)
+    if task.contract is not None:
+        # By way of the raw columns, so that a raw store and the files themselves give the same rows.
+        columns = contract_columns(columns, record.fs_hz, task.contract)
+    return DecodedEcg(
+        columns=columns, fs_mhz=round(record.fs_hz * 1000), fingerprint=fingerprint(_wfdb_data(task.path)), defects=defects
+    )
+
+
+def raw_columns(record: EcgRecord) -> dict[str, Any]:
+    """A 12-lead record as int16 (L, 12), float32 scale (12,), uint8 lead_valid (12,)."""
+    from ecgecho.ecg.quantise import to_int16
+
+    stored, scale = to_int16(record.signal)
+    return {"signal": np.ascontiguousarray(stored.T), "scale": scale, "lead_valid": record.lead_valid.astype(np.uint8)}
+
+
+def contract_columns(raw: Mapping[str, Any], fs_hz: float, contract: EcgContract) -> dict[str, Any]:
+    """Raw columns at their own rate -> int16 (12, num_samples) under a contract. ItemError where the contract refuses."""
+    from ecgecho.ecg.contract import apply_contract
+    from ecgecho.ecg.quantise import from_int16, to_int16
+    from ecgecho.types import STANDARD_LEADS
+
+    signal = from_int16(np.ascontiguousarray(raw["signal"].T), raw["scale"])
+    record = EcgRecord(
+        signal=signal, leads=STANDARD_LEADS, lead_valid=np.asarray(raw["lead_valid"], bool), unit="mv", fs_hz=fs_hz
+    )
+    values, lead_valid = apply_contract(record, contract)
+    stored, scale = to_int16(values)
+    return {"signal": stored, "scale": scale, "lead_valid": lead_valid.astype(np.uint8)}
+
+
+def cache_echo(
+    catalog: Catalog,
+    teacher: str,
+    teacher_config: Any,
+    out: Path,
+    *,
+    part_rows: int | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    timeout_s: float = CLIP_TIMEOUT_S,
+    progress: Callable[[int, int], Any] | None = None,
+) -> CacheReport:
+    """Push every clip of a catalog through a teacher into an echo store at `out`; resumes, heals, or finds it done."""
+    module = plugins.load("teachers", teacher)
+    spec: TeacherSpec = module.spec(teacher_config)
+    built: Teacher = module.build(teacher_config)
+    where = _device(device)
+    clips = catalog.tables["clips"].sort_by([("study_id", "ascending"), ("clip_id", "ascending")]).to_pydict()
+    paths = {c: str(catalog.root / p) for c, p in zip(clips["clip_id"], clips["path"], strict=True)}
+    spec_json = configuration.to_json(spec)
+    identity: Json = {
+        "teacher": spec_json,
+        "teacher_sha256": configuration.digest(spec_json),
+        "weights_sha256": built.weights_sha256,
+        "mask": spec.mask,
+        "decode": "full",
+        "clip_kinds": ["b_mode"],
+    }
+    columns = [
+        embed_cache.Column("moments", (2, spec.dim), "float16"),
+        embed_cache.Column("pooled", (spec.dim,), "float16"),
+    ]
+    store = _Store(out, "echo", identity, columns, ("num_frames",), clips["clip_id"], clips["study_id"], paths, part_rows)
+    sink = _TeacherSink(built.to(where), where)
+    return _run(
+        store,
+        sink,
+        decode_clip,
+        lambda item: EchoTask(path=paths[item], teacher=teacher, spec=spec),
+        workers=_workers(workers),
+        timeout_s=timeout_s,
+        memory_bytes=CLIP_MEMORY_BYTES,
+        device=where,
+        progress=progress,
+    )
+
+
+def cache_ecg(
+    catalog: Catalog,
+    contract: EcgContract | None,
+    out: Path,
+    *,
+    part_rows: int | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+) -> CacheReport:
+    """Read every ECG of a catalog into an ECG store at `out`, under a contract or (None) as recorded."""
+    ecgs = catalog.tables["ecgs"].sort_by([("subject_id", "ascending"), ("ecg_id", "ascending")]).to_pydict()
+    paths = {e: str(catalog.root / p) for e, p in zip(ecgs["ecg_id"], ecgs["path"], strict=True)}
+    sources = {item: _wfdb_data(path) for item, path in paths.items()}
+    store = _ecg_store(out, contract, list(ecgs["ecg_id"]), sources, part_rows)
+    return _run(
+        store,
+        _EcgSink(),
+        decode_ecg,
+        lambda item: EcgTask(path=paths[item], contract=contract),
+        workers=_workers(workers),
+        timeout_s=ECG_TIMEOUT_S,
+        memory_bytes=CLIP_MEMORY_BYTES,
+        device="cpu",
+        progress=progress,
+    )
+
+
+def contract_from_raw(
+    raw: Path, contract: EcgContract, out: Path, *, part_rows: int | None = None, progress: Callable[[int, int], Any] | None = None
+) -> CacheReport:
+    """A raw ECG store -> a store under a contract, equal to the one made from the files."""
+    source = embed_cache.open(raw)
+    if source.manifest.kind != "ecg" or source.manifest.identity.get("contract") is not None:
+        raise UserError(f"{raw} is no raw ECG store; give a catalog, or a store made by `ecgecho cache-ecg` without --contract.")
+    index = source.index.to_pydict()
+    rows = {item: row for row, (item, live) in enumerate(zip(index["id"], index["live"], strict=True)) if live}
+    store = _ecg_store(out, contract, sorted(rows), {}, part_rows)
+
+    def convert(item: str) -> DecodedEcg:
+        row = rows[item]
+        if index["status"][row] != "ok":
+            raise ItemError(
+                index["reason"][row], "the raw store has no signal for it", outcome=index["status"][row], permanent=True
+            )
+        columns = {
+            "signal": source.read_ragged("signal", row),
+            "scale": source.read("scale", np.array([row]))[0],
+            "lead_valid": source.read("lead_valid", np.array([row]))[0],
+        }
+        fs_mhz = int(index["fs_mhz"][row])
+        defects = tuple(filter(None, str(index["reason"][row]).split(";")))
+        made = contract_columns(columns, fs_mhz / 1000, contract)
+        return DecodedEcg(columns=made, fs_mhz=fs_mhz, fingerprint=index["fingerprint"][row], defects=defects)
+
+    return _run(
+        store, _EcgSink(), convert, lambda item: item, workers=0, timeout_s=ECG_TIMEOUT_S,
+        memory_bytes=CLIP_MEMORY_BYTES, device="cpu", progress=progress,
+    )  # fmt: skip
+
+
+def moments(vectors: np.ndarray, frame_norm: str) -> np.ndarray:
+    """Frame vectors (T, D) -> (2, D) float64: mean and population standard deviation over the frames.
+
+    With frame_norm "l2" the vectors are unit vectors first, and sum(var) = 1 - |mean|^2 is checked.
+    Source: EchoingECG src/datasets/echo.py (mean and biased variance over frames); the root is stored because a
+    variance of 1e-7 in fp16 is off by a third.
+    """
+    values = np.asarray(vectors, np.float64)
+    if not np.isfinite(values).all():
+        raise ItemError("teacher_not_finite", "the teacher gave a value that is not finite")
+    if frame_norm == "l2":
+        norm = np.linalg.norm(values, axis=1, keepdims=True)
+        if (norm < 1e-12).any():
+            raise ItemError("teacher_zero_vector", "the teacher gave a zero vector, which has no direction")
+        values = values / norm
+    mean, std = values.mean(0), values.std(0)
+    if frame_norm == "l2":
+        assert abs(np.square(std).sum() - (1 - np.square(mean).sum())) < UNIT_NORM_TOLERANCE
+    return np.stack([mean, std])
+
+
+class _TeacherSink:
+    """Collects a part's clips in row order; batches cross clip borders and end at the part's border."""
+
+    def __init__(self, teacher: Teacher, device: str) -> None:
+        self.teacher = teacher
+        self.device = device
+        self._waiting: list[tuple[str, np.ndarray]] = []
+        self._num_waiting = 0
+        self._vectors: dict[str, list[np.ndarray]] = {}
+        self._clips: dict[str, DecodedClip] = {}
+
+    def add(self, item: str, clip: DecodedClip) -> None:
+        self._clips[item] = clip
+        self._vectors[item] = []
+        values = clip.prepared.values
+        while len(values):
+            take = values[: BATCH_UNITS - self._num_waiting]
+            self._waiting.append((item, take))
+            self._num_waiting += len(take)
+            values = values[len(take) :]
+            if self._num_waiting == BATCH_UNITS:
+                self._flush()
+
+    def finish(self) -> dict[str, embed_cache.Row]:
+        self._flush()
+        rows = {item: self._row(clip, np.concatenate(self._vectors[item])) for item, clip in self._clips.items()}
+        self._vectors, self._clips = {}, {}
+        return rows
+
+    def _row(self, clip: DecodedClip, vectors: np.ndarray) -> embed_cache.Row:
+        counts = {"num_frames": clip.num_frames}
+        try:
+            stat = moments(vectors, self.teacher.spec.frame_norm)
+        except ItemError as error:
+            return embed_cache.Row(status="failed", reason=error.code, fingerprint=clip.fingerprint, counts=counts)
+        values = {"moments": stat.astype(np.float16), "pooled": stat[0].astype(np.float16)}
+        if not all(np.isfinite(v).all() for v in values.values()):
+            return embed_cache.Row(status="failed", reason="beyond_fp16", fingerprint=clip.fingerprint, counts=counts)
+        return embed_cache.Row(
+            status="ok", reason=";".join(clip.defects)[:64], fingerprint=clip.fingerprint, values=values, counts=counts
+        )
+
+    def _flush(self) -> None:
+        import torch
+
+        if not self._waiting:
+            return
+        batch = torch.from_numpy(np.concatenate([values for _, values in self._waiting])).to(self.device)
+        output = self.teacher.forward(batch)
+        if self.teacher.spec.tokens_are_frames and output.tokens is not None:
+            vectors = output.tokens.float().cpu().numpy()
+        else:
+            vectors = output.pooled.float().cpu().numpy()[:, None]
+        at = 0
+        for item, values in self._waiting:
+            self._vectors[item].append(vectors[at : at + len(values)].reshape(-1, vectors.shape[-1]))
+            at += len(values)
+        self._waiting, self._num_waiting = [], 0
+
+
+class _EcgSink:
+    """Collects a part's recordings."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, embed_cache.Row] = {}
+
+    def add(self, item: str, ecg: DecodedEcg) -> None:
+        self._rows[item] = embed_cache.Row(
+            status="ok", reason=";".join(ecg.defects)[:64], fingerprint=ecg.fingerprint, values=ecg.columns,
+            counts={"fs_mhz": ecg.fs_mhz},
+        )  # fmt: skip
+
+    def finish(self) -> dict[str, embed_cache.Row]:
+        rows, self._rows = self._rows, {}
+        return rows
+
+
+@dataclass(slots=True)
+class _Store:
+    """Where a job writes, and what it would write from scratch."""
+
+    out: Path
+    kind: str
+    identity: Json
+    columns: Sequence[embed_cache.Column]
+    counts: Sequence[str]
+    ids: Sequence[str]
+    groups: Sequence[str]
+    sources: Mapping[str, str]
+    part_rows: int | None
+    notes: list[str] = field(default_factory=list)
+
+    def writer(self) -> embed_cache.Writer | None:
+        """The writer of what is missing, or None where nothing is."""
+        if not self.ids:
+            raise UserError(f"there is nothing to cache for {self.out}: the catalog lists no {self.kind} item.")
+        self._check_place()
+        if not embed_cache.is_sealed(self.out):
+            plan = embed_cache.make_plan(self.ids, self.groups, seed=PLAN_SEED, part_rows=self.part_rows)
+            return embed_cache.Writer.create_or_resume(
+                self.out, kind=self.kind, identity=self.identity, columns=self.columns, counts=self.counts, plan=plan
+            )
+        if embed_cache.is_extending(self.out):
+            return embed_cache.Writer.resume_extension(self.out, identity=self.identity)
+        store = embed_cache.open(self.out)
+        embed_cache.check_identity(self.out, store.manifest.identity, self.identity)
+        stale = self._stale(store)
+        if not stale:
+            return None
+        studies = {group for item, group in zip(self.ids, self.groups, strict=True) if item in stale}
+        chosen = [(i, g) for i, g in zip(self.ids, self.groups, strict=True) if g in studies]
+        return embed_cache.Writer.extend(
+            self.out, identity=self.identity, ids=[i for i, _ in chosen], groups=[g for _, g in chosen],
+            recompute=stale, part_rows=self.part_rows, seed=PLAN_SEED,
+        )  # fmt: skip
+
+    def _stale(self, store: embed_cache.EmbeddingStore) -> set[str]:
+        """Items that are new, failed for a passing reason, or whose file is no longer the one that was read."""
+        index = store.index.to_pydict()
+        old = {
+            item: (status, permanent, mark)
+            for item, status, permanent, mark, live in zip(
+                index["id"], index["status"], index["permanent"], index["fingerprint"], index["live"], strict=True
+            )
+            if live
+        }
+        stale = set()
+        for item in self.ids:
+            if item not in old:
+                stale.add(item)
+                continue
+            status, permanent, mark = old[item]
+            if status == "erased":
+                continue
+            source = self.sources.get(item)
+            changed = source is not None and _changed(source, mark, read=status == "failed")
+            if changed or (status == "failed" and not permanent):
+                stale.add(item)
+        return stale
+
+    def _check_place(self) -> None:
+        parent = self.out.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(parent, os.W_OK):
+            raise UserError(f"{parent} is not writable; choose another --out.")
+        need = sum(int(np.prod(c.shape)) * np.dtype(c.dtype).itemsize for c in self.columns if not c.ragged) * len(self.ids)
+        free = shutil.disk_usage(parent).free
+        if not self.out.exists() and free < 1.1 * need + (16 << 20):
+            raise UserError(f"{parent} has {free / 1e9:.1f} GB free, the store needs about {need / 1e9:.1f} GB; free some, or choose another --out.")
+
+
+def _run(
+    store: _Store,
+    sink: Any,
+    decode: Callable[[Any], Any],
+    task_of: Callable[[str], Any],
+    *,
+    workers: int,
+    timeout_s: float,
+    memory_bytes: int,
+    device: str,
+    progress: Callable[[int, int], Any] | None,
+) -> CacheReport:
+    began = time.monotonic()
+    writer = store.writer()
+    num_computed = 0
+    if writer is not None:
+        bounds = {"timeout_s": timeout_s, "memory_bytes": memory_bytes}
+        pending = writer.pending()
+        wanted = [(part, [i for i, _, needs in writer.rows_of(part) if needs]) for part in pending]
+        total = sum(len(items) for _, items in wanted)
+        order = [item for _, items in wanted for item in items]
+        results = _in_order(run_bounded(decode, (task_of(i) for i in order), workers=workers, **bounds))
+        for part, items in wanted:
+            started = time.monotonic()
+            failed: dict[str, embed_cache.Row] = {}
+            for item in items:
+                result = next(results)
+                attempts = 1
+                if isinstance(result, ItemFailure) and not result.permanent:
+                    attempts = 2
+                    result = next(_in_order(run_bounded(decode, [task_of(item)], workers=min(workers, 1), **bounds)))
+                if isinstance(result, Done):
+                    sink.add(item, result.value)
+                else:
+                    failed[item] = embed_cache.Row(
+                        status=result.outcome, reason=result.code, permanent=result.permanent,
+                        fingerprint=_fingerprint_or_none(store.sources.get(item)), counts=dict.fromkeys(store.counts, 0),
+                    )  # fmt: skip
+                num_computed += 1
+                if progress is not None:
+                    progress(num_computed, total)
+            writer.commit(part, {**sink.finish(), **failed}, {**_versions(), "device": device, "attempts": attempts if items else 0,
+                                                              "seconds": round(time.monotonic() - started, 3)})  # fmt: skip
+        writer.seal(_versions())
+    return _report(store, sink, decode, task_of, num_computed, time.monotonic() - began, device, writer is None)
+
+
+def _report(
+    store: _Store, sink: Any, decode: Callable[[Any], Any], task_of: Callable[[str], Any], num_computed: int, seconds: float,
+    device: str, already_done: bool,
+) -> CacheReport:  # fmt: skip
+    checked = embed_cache.verify(store.out, sample_parts=8, seed=num_computed)
+    if not checked.ok:
+        raise UserError(f"{store.out} was written and does not verify: {checked.summary()}. Run `ecgecho store verify {store.out}`.")
+    opened = embed_cache.open(store.out)
+    live = opened.index.filter(opened.index["live"]).to_pydict()
+    by_status: dict[str, int] = {}
+    by_reason: dict[str, int] = {}
+    defects: dict[str, int] = {}
+    for status, reason in zip(live["status"], live["reason"], strict=True):
+        by_status[status] = by_status.get(status, 0) + 1
+        if status == "ok":
+            for code in filter(None, reason.split(";")):
+                defects[code] = defects.get(code, 0) + 1
+        else:
+            by_reason[f"{status}: {reason}"] = by_reason.get(f"{status}: {reason}", 0) + 1
+    recomputed = 0 if already_done else _recompute(opened, sink, decode, task_of)
+    return CacheReport(
+        kind=store.kind, num_rows=len(live["id"]), by_status=by_status, by_reason=by_reason, defects=defects,
+        num_computed=num_computed, seconds=seconds, device=device, already_done=already_done,
+        verified_parts=checked.num_parts, recomputed=recomputed, notes=tuple(store.notes),
+    )  # fmt: skip
+
+
+def _recompute(store: embed_cache.EmbeddingStore, sink: Any, decode: Callable[[Any], Any], task_of: Callable[[str], Any]) -> int:
+    """Two random ok rows, computed again alone, must be the stored ones."""
+    index = store.index.to_pydict()
+    usable = [r for r, (s, live) in enumerate(zip(index["status"], index["live"], strict=True)) if live and s == "ok"]
+    chosen = np.random.default_rng(len(usable)).permutation(usable)[:2]
+    column = "pooled" if "pooled" in store.columns else "signal"
+    for row in chosen:
+        item = index["id"][row]
+        sink.add(item, decode(task_of(item)))
+        new = np.asarray(sink.finish()[item].values[column], np.float64).ravel()
+        old = store.read_ragged(column, int(row)) if store.columns[column].ragged else store.read(column, np.array([row]))[0]
+        old = np.asarray(old, np.float64).ravel()
+        cosine = 1.0 if np.array_equal(new, old) else float(new @ old / (np.linalg.norm(new) * np.linalg.norm(old) + 1e-30))
+        if not cosine > RECOMPUTED_COSINE:
+            raise UserError(f"row {row} ({item}) computed again differs from the store (cosine {cosine:.5f}); the machine or a file changed during the job. Run the command again with another --out.")
+    return len(chosen)
+
+
+def _in_order(results: Iterator[tuple[int, Any]]) -> Iterator[Any]:
+    """Results in task order; those that came early wait."""
+    early: dict[int, Any] = {}
+    wanted = 0
+    for index, result in results:
+        early[index] = result
+        while wanted in early:
+            yield early.pop(wanted)
+            wanted += 1
+
+
+def _ecg_store(
+    out: Path, contract: EcgContract | None, ids: Sequence[str], sources: Mapping[str, str], part_rows: int | None
+) -> _Store:
+    if contract is None:
+        identity: Json = {"contract": None, "unit": "mv"}
+        signal = embed_cache.Column("signal", (12,), "int16", ragged=True)
+    else:
+        identity = {"contract": configuration.to_json(contract), "contract_sha256": configuration.digest(contract), "unit": "mv"}
+        signal = embed_cache.Column("signal", (12, contract.num_samples), "int16")
+    columns = [signal, embed_cache.Column("scale", (12,), "float32"), embed_cache.Column("lead_valid", (12,), "uint8")]
+    return _Store(out, "ecg", identity, columns, ("fs_mhz",), ids, ids, sources, part_rows)
+
+
+def find_contract(name: str) -> EcgContract:
+    """The contract of that name, from the encoders that ship with the package or a path to one."""
+    from ecgecho.types import UsageError
+
+    stem = name.replace("-", "_")
+    known: dict[str, EcgContract] = {}
+    for encoder in [name] if name.endswith(".py") else plugins.names("encoders"):
+        contract: EcgContract = plugins.load("encoders", encoder).CONTRACT
+        known[contract.name] = contract
+        known.setdefault(encoder, contract)
+    if stem not in known:
+        raise UsageError(f"there is no contract {name!r}.{plugins.near_miss(stem, sorted(known))}")
+    return known[stem]
+
+
+def _changed(source: str, mark: str, *, read: bool) -> bool:
+    """Whether a file is no longer the one of fingerprint `mark`; the bytes are read only when asked or when the size differs."""
+    try:
+        size = os.stat(source).st_size
+    except OSError:
+        return False
+    if not mark:
+        return True
+    if mark.startswith(f"{size}:") and not read:
+        return False
+    return fingerprint(source) != mark
+
+
+def _fingerprint_or_none(source: str | None) -> str:
+    try:
+        return fingerprint(source) if source is not None else ""
+    except OSError:
+        return ""
+
+
+def _wfdb_data(path: str) -> str:
+    """The file whose bytes are an ECG's fingerprint: the .dat of a WFDB record, else the file itself."""
+    for candidate in (f"{path}.dat", str(Path(path).with_suffix(".dat"))):
+        if os.path.isfile(candidate):
+            return candidate
+    return path
+
+
+def _versions() -> Json:
+    import ecgecho
+
+    return {"ecgecho": ecgecho.__version__, "embed_cache_format": embed_cache.FORMAT_VERSION, "time": round(time.time())}
+
+
+def _workers(workers: int | None) -> int:
+    return workers if workers is not None else max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+
+
+def _device(device: str) -> str:
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,388 @@
+"""The command line: thin, and fast to start - whatever is heavy is imported inside the command that needs it.
+
+Exit status: 0 done; 3 some items failed; 1 nothing usable, a refusal, or a fault of ours; 2 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ecgecho import __version__, plugins
+
+if TYPE_CHECKING:
+    from ecgecho.cache import CacheReport
+    from ecgecho.catalog import Catalog
+
+app = typer.Typer(
+    name="ecgecho",
+    help="Teach ECG students from echo studies that were decoded and embedded once.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"token_normalize_func": lambda word: word.replace("_", "-") if word.startswith("--") else word},
+)
+store_app = typer.Typer(help="Look at a store, or check it.", rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+PartRows = Annotated[int | None, typer.Option("--part-rows", min=1, help="Rows of a part, the unit of commit (default: by the size).")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Decode processes (default: one a core).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")]
+
+
+def main() -> None:
+    """Run a command; turn what went wrong into at most three lines and an exit status."""
+    debug = "--debug" in sys.argv[1:]
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    if words and not words[0].startswith("-"):
+        words[0] = words[0].replace("_", "-")
+    try:
+        app(args=words, standalone_mode=True)
+    except KeyboardInterrupt:
+        again = shlex.join(["ecgecho", *words])
+        _say(f"Interrupted; finished work is kept. The same command goes on from here:\n  {again}")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ValueError, OSError, MemoryError) as error:
+        if debug:
+            raise
+        _say(_told(error))
+        sys.exit(getattr(error, "exit_status", 1))
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"A fault of ecgecho, not of your input: {type(error).__name__}: {error}\nRun it again with --debug for the traceback.")
+        sys.exit(1)
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f" ({error.filename})" if error.filename else ""
+        advice = {28: " Free some space and run the same command again; finished work is kept."}.get(error.errno, "")
+        return f"Error: {error.strerror}{where}.{advice}"
+    lines = [line for text in (str(error), *getattr(error, "__notes__", ())) for line in text.splitlines() if line]
+    return "Error: " + "\n".join(lines[:3] or [type(error).__name__])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Teach ECG students from echo studies that were decoded and embedded once."""
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    subjects: Annotated[int, typer.Option(min=4, help="How many people.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Below 1,000,000; larger ones trained what is shipped.")] = 7,
+    echo_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of subjects with cines.")] = 0.25,
+    enrich: Annotated[bool, typer.Option(help="Raise the shares of LVEF < 40 % and severe hypertrophy.")] = False,
+    workers: Workers = None,
+) -> None:
+    """Make a simulated cohort: ECGs, echo cines, reports and measurements in the folders of MIMIC-IV."""
+    from ecgecho.simulate import simulate as run
+
+    with _Bar("subjects") as bar:
+        counts = run(
+            out, subjects=subjects, seed=seed, echo_share=echo_share, enrich=enrich, workers=_cores(workers), progress=bar
+        )
+    _close("simulate", out, counts, 0, bar.seconds, f"ecgecho index mimic-iv {_q(out)} --out {_q(out / 'catalog')}")
+
+
+@app.command()
+def index(
+    dataset: Annotated[str, typer.Argument(help="A dataset module: `ecgecho list datasets`.")],
+    root: Annotated[Path, typer.Argument(help="The dataset's folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the catalog.")],
+    key: Annotated[Path | None, typer.Option("--key", help="Key file of private ids (datasets that hash ids).")] = None,
+    sets: Set = None,
+) -> None:
+    """Turn a dataset's folder into a catalog: Parquet tables of clips, ECGs, texts, labels, subjects and pairs."""
+    from ecgecho import config as configuration
+
+    module = plugins.load("datasets", dataset)
+    settings = configuration.override(module.Config(), sets or [])
+    if key is not None:
+        settings = configuration.override(settings, [f"key={json.dumps(str(key))}"])
+    if not root.is_dir():
+        raise _usage(f"there is no folder {root}; give the dataset's root folder.")
+    with _Bar("files") as bar:
+        catalog = module.build(settings).index(root, out, progress=bar)
+    _describe(catalog)
+    _close("index", out, catalog.counts(), 0, bar.seconds, f"ecgecho cache-echo {_q(out)} --teacher demo --out {_q(out.parent / 'echo.zarr')}")
+
+
+@app.command("cache-echo")
+def cache_echo(
+    source: Annotated[Path, typer.Argument(help="A catalog, or a folder of DICOM or AVI files.")],
+    out: Annotated[Path, typer.Option("--out", help="The store to make or go on with.")],
+    teacher: Annotated[str, typer.Option(help="A teacher: `ecgecho list teachers`.")] = "demo",
+    weights: Annotated[str, typer.Option(help="Local file or hub id of the teacher's weights.")] = "",
+    key: Annotated[Path | None, typer.Option("--key", help="Key file of private ids, for a folder.")] = None,
+    part_rows: PartRows = None,
+    workers: Workers = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    timeout_s: Annotated[float, typer.Option(min=1.0, help="Seconds a clip may take to decode.")] = 120.0,
+    sets: Set = None,
+) -> None:
+    """Push every echo frame through a frozen teacher, once, into a store."""
+    from ecgecho import cache
+    from ecgecho import config as configuration
+
+    module = plugins.load("teachers", teacher)
+    words = ([f"weights={json.dumps(weights)}"] if weights else []) + (sets or [])
+    settings = configuration.override(module.Config(), words)
+    _check_device(device)
+    catalog = _catalog_or_folder(source, out, key)
+    _say(f"cache-echo: {catalog.tables['clips'].num_rows} clips -> {out} by teacher {teacher}")
+    with _Bar("clips") as bar:
+        report = cache.cache_echo(
+            catalog, teacher, settings, out, part_rows=part_rows, workers=workers, device=device, timeout_s=timeout_s, progress=bar
+        )
+    _close_cache("cache-echo", out, report, bar.seconds, f"ecgecho cache-ecg {_q(source)} --contract echoing_ecg --out {_q(out.parent / 'ecg.zarr')}")
+
+
+@app.command("cache-ecg")
+def cache_ecg(
+    source: Annotated[Path, typer.Argument(help="A catalog, a folder of ECG files, or a raw ECG store.")],
+    out: Annotated[Path, typer.Option("--out", help="The store to make or go on with.")],
+    contract: Annotated[str, typer.Option(help="An encoder's input contract; without it, ECGs are kept as recorded.")] = "",
+    key: Annotated[Path | None, typer.Option("--key", help="Key file of private ids, for a folder.")] = None,
+    part_rows: PartRows = None,
+    workers: Workers = None,
+) -> None:
+    """Read every ECG once: leads by name, millivolts, at the rate and length that an encoder wants."""
+    from ecgecho import cache
+
+    wanted = cache.find_contract(contract) if contract else None
+    with _Bar("ECGs") as bar:
+        if (source / "head.json").is_file() or source.suffix == ".zarr":
+            if wanted is None:
+                raise _usage(f"{source} is a store; say with --contract what to make of it.")
+            report = cache.contract_from_raw(source, wanted, out, part_rows=part_rows, progress=bar)
+        else:
+            catalog = _catalog_or_folder(source, out, key)
+            _say(f"cache-ecg: {catalog.tables['ecgs'].num_rows} ECGs -> {out} by contract {wanted.name if wanted else 'none (raw)'}")
+            report = cache.cache_ecg(catalog, wanted, out, part_rows=part_rows, workers=workers, progress=bar)
+    echo = out.parent / "echo.zarr"
+    _close_cache(
+        "cache-ecg", out, report, bar.seconds,
+        f"ecgecho train echoing_ecg --recipe small --catalog {_q(source)} --echo {_q(echo)} --ecg {_q(out)} --out runs/a",
+    )  # fmt: skip
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Argument(help="A method: `ecgecho list methods`.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory of the run.")],
+    catalog: Annotated[list[Path], typer.Option("--catalog", help="May be repeated.")],
+    ecg: Annotated[list[Path], typer.Option("--ecg", help="ECG store; one a catalog.")],
+    echo: Annotated[list[Path] | None, typer.Option("--echo", help="Echo store; one a catalog.")] = None,
+    recipe: Annotated[str, typer.Option(help="paper, small, or a JSON file.")] = "paper",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    sets: Set = None,
+) -> None:
+    """Train an ECG student from the stores; the same command again resumes it."""
+    _check_device(device)
+    from ecgecho import train as story
+
+    chosen = story.make_recipe(method, recipe, sets or [])
+    began = time.monotonic()
+    result = story.train(chosen, catalogs=catalog, ecgs=ecg, echos=echo or [], out=out, device=device, say=_say)
+    _close("train", out, result, 0, time.monotonic() - began, f"ecgecho eval {_q(out)}")
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Directory of a run.")],
+    catalog: Annotated[Path | None, typer.Option("--catalog", help="Judge on another catalog.")] = None,
+    ecg: Annotated[Path | None, typer.Option("--ecg", help="Its ECG store.")] = None,
+    evals: Annotated[list[str] | None, typer.Option("--evals", help="Which: `ecgecho list evals` (default: all); may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of the label shares.")] = 0,
+    bootstraps: Annotated[int, typer.Option(min=10, help="Resamples of subjects behind an interval.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a run: zero-shot, probes, fine-tuning, retrieval, uncertainty, each with its interval and floor."""
+    from ecgecho import evaluate as story
+
+    began = time.monotonic()
+    result = story.evaluate(run, catalog=catalog, ecg=ecg, evals=evals or None, seed=seed, bootstraps=bootstraps)
+    print(json.dumps(result, indent=1) if as_json else story.table(result))
+    _close("eval", run / "metrics.json", {"rows": len(result["rows"])}, 0, time.monotonic() - began, "", quiet=as_json)
+
+
+@app.command("list")
+def list_plugins(
+    kind: Annotated[str, typer.Argument(help="teachers, methods, encoders, datasets or evals.")],
+    as_json: AsJson = False,
+) -> None:
+    """What there is of a kind of plug-in."""
+    found = {name: plugins.summary(kind, name) for name in plugins.names(kind)}
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for name, line in found.items():
+        print(f"{name:16} {line}")
+
+
+@store_app.command("verify")
+def store_verify(store: Path, as_json: AsJson = False) -> None:
+    """Read every byte of a store again and compare it with its checksums; names the damaged rows."""
+    import embed_cache
+
+    report = embed_cache.verify(store)
+    print(json.dumps(report.to_json(), indent=1) if as_json else report.summary())
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@store_app.command("info")
+def store_info(store: Path, as_json: AsJson = False) -> None:
+    """What a store holds: rows by status and reason, segments, bytes, and what made it."""
+    import embed_cache
+
+    found = embed_cache.info(store)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for name, value in found.items():
+        print(f"{name:12} {json.dumps(value) if isinstance(value, (dict, list)) else value}")
+
+
+class _Bar:
+    """A progress bar that appears with the first call: `bar(done, total)`. One line a minute where there is no terminal."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self.seconds = 0.0
+        self._bar: Any = None
+
+    def __enter__(self) -> _Bar:
+        self._began = time.monotonic()
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            terminal = sys.stderr.isatty()
+            self._bar = tqdm(
+                total=total, unit=f" {self.unit}", file=sys.stderr, mininterval=0.5 if terminal else 60.0, dynamic_ncols=terminal
+            )
+        self._bar.update(done - self._bar.n)
+
+    def __exit__(self, *exc: object) -> None:
+        self.seconds = time.monotonic() - self._began
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _catalog_or_folder(source: Path, out: Path, key: Path | None) -> Catalog:
+    from ecgecho import catalog as tables
+
+    if (source / "catalog.json").is_file():
+        return tables.read(source)
+    if not source.is_dir():
+        raise _usage(f"there is no catalog or folder {source}.")
+    module = plugins.load("datasets", "folder")
+    settings = module.Config(key=str(key) if key is not None else "")
+    beside = out.with_name(out.name + ".catalog")
+    _say(f"{source} is no catalog; indexing it as a folder into {beside}")
+    with _Bar("files") as bar:
+        catalog: Catalog = module.build(settings).index(source, beside, progress=bar)
+    return catalog
+
+
+def _describe(catalog: Catalog) -> None:
+    for name, value in catalog.counts().items():
+        print(f"{name:28} {value}")
+    defects = catalog.tables["defects"].to_pylist()
+    if defects:
+        print("defects:")
+        for row in defects[:20]:
+            print(f"  {row['code']:32} {row['count']:>9}  {row['detail'] or ''}")
+        if len(defects) > 20:
+            print(f"  ... and {len(defects) - 20} more in the catalog's defects table")
+
+
+def _close_cache(command: str, out: Path, report: CacheReport, seconds: float, following: str) -> None:
+    if report.already_done:
+        print(f"{out} is done: nothing is new, missing or changed ({report.num_rows} rows).")
+    for reason, count in sorted(report.by_reason.items()):
+        print(f"  {reason:40} {count}")
+    for code, count in sorted(report.defects.items()):
+        print(f"  ok, mended: {code:28} {count}")
+    failed = report.by_status.get("failed", 0)
+    if failed:
+        print(f"{failed} of {report.num_rows} failed (reasons above); mend the files and run the same command: only those rows are computed again.")
+    counts = {**report.by_status, "computed_now": report.num_computed, "verified_parts": report.verified_parts,
+              "recomputed_and_equal": report.recomputed, "device": report.device}  # fmt: skip
+    if report.num_computed:
+        counts["rate_per_s"] = round(report.num_computed / max(report.seconds, 1e-9), 1)
+    _close(command, out, counts, report.exit_status, seconds, following, extra={"by_reason": dict(report.by_reason), "defects": dict(report.defects)})
+    raise typer.Exit(report.exit_status)
+
+
+def _close(
+    command: str, out: Path, counts: Any, status: int, seconds: float, following: str, *, extra: Any = None, quiet: bool = False
+) -> None:
+    """The end of every command: counts, seconds, memory, where the output lies, what to type next; and the same as a file."""
+    from ecgecho.report.command import write_report
+
+    told = {k: v for k, v in counts.items() if isinstance(v, (int, float, str))}
+    memory_mb = write_report(command, out, {**told, **(extra or {})}, status, seconds)
+    if quiet:
+        return
+    print(", ".join(f"{k.replace('_', ' ')} {v}" for k, v in told.items()))
+    print(f"{command}: {seconds:.1f} s, peak memory {memory_mb:.0f} MB, in {out}")
+    if following:
+        print(f"next: {following}")
+
+
+def _check_device(device: str) -> None:
+    if device in ("auto", "cpu"):
+        return
+    import torch
+
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        raise _usage(f"there is no device {device!r} here; use --device cpu.")
+
+
+def _cores(workers: int | None) -> int:
+    return workers if workers is not None else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+
+
+def _usage(message: str) -> Exception:
+    from ecgecho.types import UsageError
+
+    return UsageError(message)
+
+
+def _q(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+Progress = Callable[[int, int], Any]
