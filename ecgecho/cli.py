@@ -10,7 +10,6 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     no_args_is_help=True,
-    context_settings={"token_normalize_func": lambda word: word.replace("_", "-") if word.startswith("--") else word},
 )
 store_app = typer.Typer(help="Look at a store, or check it.", rich_markup_mode=None, no_args_is_help=True)
 app.add_typer(store_app, name="store")
@@ -43,7 +41,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 def main() -> None:
     """Run a command; turn what went wrong into at most three lines and an exit status."""
     debug = "--debug" in sys.argv[1:]
-    words = [word for word in sys.argv[1:] if word != "--debug"]
+    words = [_hyphens(word) for word in sys.argv[1:] if word != "--debug"]
     if words and not words[0].startswith("-"):
         words[0] = words[0].replace("_", "-")
     try:
@@ -65,6 +63,12 @@ def main() -> None:
             raise
         _say(f"A fault of ecgecho, not of your input: {type(error).__name__}: {error}\nRun it again with --debug for the traceback.")
         sys.exit(1)
+
+
+def _hyphens(word: str) -> str:
+    """--part_rows is --part-rows."""
+    name, sign, value = word.partition("=")
+    return name.replace("_", "-") + sign + value if word.startswith("--") else word
 
 
 def _told(error: BaseException) -> str:
@@ -383,6 +387,3 @@ def _usage(message: str) -> Exception:
 
 def _q(path: Path) -> str:
     return shlex.quote(str(path))
-
-
-Progress = Callable[[int, int], Any]
