@@ -6,7 +6,7 @@ D embedding, L samples, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -307,6 +307,113 @@ class Task:
         known = np.isfinite(values)
         compare = {"<": np.less, "<=": np.less_equal, ">=": np.greater_equal, ">": np.greater}[self.op]
         return np.where(known, compare(np.where(known, values, 0.0), self.threshold), -1).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalRow:
+    """One number of an evaluation, with its interval, its counts and what to hold it against; or the reason why there is none."""
+
+    evaluation: str
+    task: str
+    metric: str
+    value: float | None
+    low: float | None = None
+    """Ends of the 95 % interval; None where there is none, and `reason` says why."""
+    high: float | None = None
+    share: float | None = None
+    """Share of the training labels that was used; None where none was."""
+    subset: str = "all"
+    """"all", "low" or "high" (halves by uncertainty), or "low - high"."""
+    n: int = 0
+    subjects: int = 0
+    positives: int | None = None
+    """None where the metric has no classes."""
+    chance: float | None = None
+    """What guessing scores."""
+    floor: float | None = None
+    """What the randomly initialised encoder scores on the same rows with the same labels."""
+    gain: float | None = None
+    """`value - floor`, with the interval of the paired difference."""
+    gain_low: float | None = None
+    gain_high: float | None = None
+    reason: str = ""
+    rows: I64 | None = None
+    """(n,) the rows of the inputs that were judged."""
+    scores: npt.NDArray[np.float64] | None = None
+    """(draws, n) what was judged, so that two runs can be compared row by row; not printed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalInputs:
+    """What an evaluation may use: frozen embeddings of N ECGs and what is known of them. All rows, all splits."""
+
+    mean: F32
+    """(N, D)."""
+    logvar: F32 | None
+    """(N, D)."""
+    subject: I64
+    """(N,), equal for equal subjects; the numbers do not depend on the order of the rows."""
+    split: npt.NDArray[np.str_]
+    """(N,) "train", "val", "test" or "none"."""
+    tasks: tuple[Task, ...]
+    labels: Mapping[str, I64]
+    """Task name -> (N,) 1, 0, or -1 where it is not known."""
+    text_key: I64
+    """(N,) row of `text_mean` that holds this ECG's report; equal for equal reports, -1 where there is none."""
+    text_mean: F32 | None = None
+    """(K, D)."""
+    text_logvar: F32 | None = None
+    embed_texts: Callable[[Sequence[str]], F32] | None = None
+    """Prompts -> (n, D) means."""
+    floor_mean: F32 | None = None
+    """(N, D) of the same architecture, randomly initialised."""
+    predictions: Mapping[str, F32] = field(default_factory=dict)
+    """Task name -> (N,) logits of a supervised run."""
+    fine_tune: FineTune | None = None
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Capability ("text", "fine_tune", ...) -> why this run does not have it."""
+    shares: tuple[float, ...] = (0.1, 1.0)
+    seed: int = 0
+    bootstraps: int = 1000
+
+    def __post_init__(self) -> None:
+        n = len(self.mean)
+        if self.mean.ndim != 2 or not np.isfinite(self.mean).all():
+            raise ValueError(f"embeddings must be finite (N, D), not {self.mean.shape}")
+        sizes = {"subject": self.subject, "split": self.split, "text_key": self.text_key}
+        for name, value in {**sizes, **self.labels, **self.predictions}.items():
+            if value.shape != (n,):
+                raise ValueError(f"{name} has shape {value.shape}; there are {n} ECGs")
+
+    def known(self, task: str, split: str) -> I64:
+        """Rows of a split whose label is known."""
+        return np.flatnonzero((self.split == split) & (self.labels[task] >= 0))
+
+
+class FineTune(Protocol):
+    """Trains a copy of the encoder and a linear head on rows `train`, keeps the best step on `val`, scores the rows `judge`."""
+
+    def __call__(
+        self,
+        train: I64,
+        y_train: I64,
+        val: I64,
+        y_val: I64,
+        judge: I64,
+        *,
+        steps: int,
+        batch_size: int,
+        learning_rate: float,
+        seed: int,
+    ) -> npt.NDArray[np.float64]:
+        """(len(judge),) logits."""
+
+
+class Evaluation(Protocol):
+    """One question asked of frozen embeddings. Its module has `Config` and `build(config)`."""
+
+    def run(self, inputs: EvalInputs) -> list[EvalRow]:
+        """Rows of the table; what the run cannot do is a row with a reason."""
 
 
 if TYPE_CHECKING:
