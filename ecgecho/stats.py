@@ -13,13 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ecgecho.types import I64, EvalRow
+from ecgecho.types import I64, EvalInputs, EvalRow
 
 F64 = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
+Mask = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.integer]
 Statistic = Callable[[F64], F64]
 
 LEVEL = 0.95
 MIN_DEFINED = 0.95  # share of resamples that must have both classes for an interval to be reported
+EPS = 1e-12  # length of a zero vector, so that it stays zero
+NO_CUT = "no threshold: the validation split has one class only"
 _CHUNK = 1 << 21  # weights held at once, 16 MiB
 
 
@@ -252,6 +257,112 @@ def row_of(
         rows=rows,
         scores=scores,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """Scores of some rows and the cut of each draw that makes them decisions; the cut is never chosen on these rows."""
+
+    scores: F64
+    """(draws, n)."""
+    cuts: tuple[float | None, ...]
+    """One a draw; None where there was nothing to choose it on."""
+
+    def auroc(self, y: npt.ArrayLike) -> Statistic:
+        """Mean AUROC of the draws."""
+        return average([auroc_of(y, score) for score in self.scores])
+
+    def average_precision(self, y: npt.ArrayLike) -> Statistic:
+        """Mean average precision of the draws."""
+        return average([average_precision_of(y, score) for score in self.scores])
+
+    def balanced_accuracy(self, y: npt.ArrayLike) -> Statistic | None:
+        """Mean balanced accuracy of the draws; None without cuts."""
+        cuts = [cut for cut in self.cuts if cut is not None]
+        if len(cuts) < len(self.cuts):
+            return None
+        return average([balanced_accuracy_of(y, score > cut) for score, cut in zip(self.scores, cuts, strict=True)])
+
+    def statistics(self, y: npt.ArrayLike) -> dict[str, Statistic | None]:
+        """Metric name -> statistic."""
+        return {
+            "auroc": self.auroc(y),
+            "balanced_accuracy": self.balanced_accuracy(y),
+            "average_precision": self.average_precision(y),
+        }
+
+
+def binary_rows(
+    judged: Scored,
+    inputs: EvalInputs,
+    rows: I64,
+    *,
+    evaluation: str,
+    task: str,
+    share: float | None = None,
+    floor: Scored | None = None,
+    note: str = "",
+) -> list[EvalRow]:
+    """AUROC, balanced accuracy and average precision of scores of `rows`, with the floor's on the same rows."""
+    y, subject = inputs.labels[task][rows], inputs.subject[rows]
+    floors = {} if floor is None else floor.statistics(y)
+    chance = {"auroc": 0.5, "balanced_accuracy": 0.5, "average_precision": float(y.mean()) if len(y) else None}
+    result = []
+    for metric, statistic in judged.statistics(y).items():
+        if statistic is None:
+            result.append(no_row(evaluation, task, metric, NO_CUT, share=share, n=len(y), positives=int(y.sum())))
+            continue
+        result.append(
+            row_of(
+                statistic,
+                subject,
+                evaluation=evaluation,
+                task=task,
+                metric=metric,
+                y=y,
+                floor=floors.get(metric),
+                chance=chance[metric],
+                share=share,
+                note=note,
+                resamples=inputs.bootstraps,
+                seed=inputs.seed,
+                rows=rows,
+                scores=judged.scores if metric == "auroc" else None,
+            )
+        )
+    return result
+
+
+def no_row(
+    evaluation: str,
+    task: str,
+    metric: str,
+    reason: str,
+    *,
+    share: float | None = None,
+    subset: str = "all",
+    n: int = 0,
+    positives: int | None = None,
+) -> EvalRow:
+    """A row that says why there is no number."""
+    return EvalRow(
+        evaluation=evaluation,
+        task=task,
+        metric=metric,
+        value=None,
+        share=share,
+        subset=subset,
+        n=n,
+        positives=positives,
+        reason=reason,
+    )
+
+
+def unit_rows(vectors: Floats) -> F64:
+    """Rows of length one, in float64. (n, D) -> (n, D)."""
+    wide = np.asarray(vectors, dtype=np.float64)
+    result: F64 = wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), EPS)
+    return result
 
 
 def _binary(y: npt.ArrayLike) -> npt.NDArray[np.bool_]:
