@@ -262,6 +262,8 @@ class MethodSizes:
     echo_dim: int = 0
     vocabulary_size: int = 0
     num_labels: int = 0
+    text_model: str = ""
+    """Folder of the local BERT whose token ids the batch carries; empty where the run has a vocabulary of its own."""
 
 
 class Method(Protocol):
