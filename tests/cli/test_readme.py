@@ -1,0 +1,72 @@
+"""Every command block of README and docs runs in a clean place, and every relative link resolves."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("embed_cache/*.md")])
+
+# What makes a block small enough for a test, and what stands in for files that cannot be shipped.
+SMALLER = {
+    "--subjects 300": "--subjects 40 --enrich",
+    "--recipe small": "--recipe small --set optim.steps=3",
+    "--weights path/or/hub-id": "--weights random:0",
+    "ecgecho eval runs/a": "ecgecho eval runs/a --bootstraps 20 --evals zero_shot --evals linear_probe --evals retrieval",
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    found = re.findall(rf"^[ ]*```{language}\n(.*?)^[ ]*```", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    return [re.sub(r"^ +", "", block, flags=re.M) if language == "sh" else block for block in found]
+
+
+def commands(page: Path) -> list[str]:
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    return [line.split("  #")[0].strip() for line in lines if line.strip()]
+
+
+@pytest.mark.timeout(600)
+def test_every_command_of_the_pages_runs_in_a_clean_place(tmp_path, monkeypatch, cohort):
+    cine = next(cohort.root.glob("**/*.dcm"))
+    (tmp_path / "some/folder/of/dicom-or-avi").mkdir(parents=True)
+    shutil.copy(cine, tmp_path / "some/folder/of/dicom-or-avi")
+    ran = []
+    for page in PAGES:
+        for line in commands(page):
+            if line.startswith("make "):  # the environment and the test run itself; CI runs the demo
+                assert re.search(rf"^{line.split()[1]}:", (ROOT / "Makefile").read_text(), flags=re.M)
+                continue
+            assert line.startswith("ecgecho "), line
+            for long, short in SMALLER.items():
+                line = line.replace(long, short)
+            words = [sys.executable, "-m", "ecgecho", *shlex.split(line)[1:]]
+            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{page.name}: {line}\n{done.stdout}\n{done.stderr}"
+            ran.append(line)
+    assert len(ran) >= 12
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[p.name for p in PAGES])
+def test_relative_links_resolve(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http:", "https:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def test_the_readme_is_at_most_200_lines():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+def test_the_teacher_of_the_guide_works(cohort, tmp_path):
+    code = next(block for block in blocks(ROOT / "docs/plugins.md", "python") if "class MeanColour" in block)
+    teacher = tmp_path / "mean_colour.py"
+    teacher.write_text(code, encoding="utf-8")
+    line = [sys.executable, "-m", "ecgecho", "cache-echo", str(cohort.catalog), "--teacher", str(teacher), "--out", str(tmp_path / "e.zarr")]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,60 @@
+"""One small simulated cohort with its catalog, stores and a run, made once a session through the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """Paths of the session's cohort; read-only for tests."""
+
+    root: Path
+    catalog: Path
+    echo: Path
+    ecg: Path
+    raw: Path
+    run: Path
+
+
+def ecgecho(*words: object, cwd: Path | None = None, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user does."""
+    line = [sys.executable, "-m", "ecgecho", *(str(w) for w in words)]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def must(*words: object, cwd: Path | None = None) -> str:
+    """Run a command that has to end with 0; gives what it printed."""
+    done = ecgecho(*words, cwd=cwd)
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory) -> Cohort:
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    root = base / "shared_cohort"
+    made = Cohort(
+        root=root, catalog=root / "catalog", echo=root / "echo.zarr", ecg=root / "ecg.zarr", raw=root / "raw.zarr", run=root / "run"
+    )  # fmt: skip
+    with FileLock(str(base / "shared_cohort.lock")):
+        if not (root / "complete").exists():
+            must("simulate", root, "--subjects", 60, "--seed", 7, "--echo-share", 0.3, "--enrich")
+            must("index", "mimic-iv", root, "--out", made.catalog)
+            must("cache-echo", made.catalog, "--teacher", "demo", "--out", made.echo)
+            must("cache-ecg", made.catalog, "--contract", "echoing_ecg", "--out", made.ecg)
+            must("cache-ecg", made.catalog, "--out", made.raw)
+            stores = ("--catalog", made.catalog, "--echo", made.echo, "--ecg", made.ecg)
+            must("train", "echoing_ecg", "--recipe", "small", *stores, "--out", made.run, "--set", "optim.steps=3")
+            (root / "complete").touch()
+    return made
