@@ -1,0 +1,406 @@
+"""DICOM ultrasound multi-frame -> EchoClip, through pydicom; JPEG baseline, nearly all of echo, straight through Pillow.
+
+Source of the tags' meaning and of the order of the sources of time: DICOM PS3.3 C.7.6.5, C.8.5.5, C.8.5.6.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import struct
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pydicom
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.uid import UID
+
+from ecgecho.io import jpeg
+from ecgecho.io.files import MAX_BYTES, size_of
+from ecgecho.types import F32, U8, ClipKind, EchoClip, ItemError, Region
+
+JPEG_8_BIT = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+DEFLATED = "1.2.840.10008.1.2.1.99"
+DEFAULT_FRAME_MS = 1000.0 / 30.0
+"""Assumed, and said so in `defects`, where a file says nothing of time."""
+TIME_TOLERANCE = 0.05
+MAX_FRAME_MS = 1000.0  # a cine of less than one frame a second is none
+CLAMP_PX = 2
+"""A region that leaves the image by so little counts its pixels from one, or leaves out the last; more means other coordinates."""
+MAX_REGION_FACTOR = 8
+ECHO_MODALITIES = ("US", "OT", "SC", "XC", "ES", "")
+"""Exports and de-identification write OT, SC and XC for ultrasound."""
+_CM = 3  # PhysicalUnitsX/YDirection
+_ITEM, _DELIMITER = 0xE000, 0xE0DD
+logging.getLogger("pydicom").addHandler(logging.NullHandler())  # damage is reported once, by ItemError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DicomHeader:
+    """All but the pixels; regions are in pixels of the image."""
+
+    kind: ClipKind
+    num_frames: int
+    rows: int
+    columns: int
+    samples: int
+    bits_allocated: int
+    photometric: str
+    transfer_syntax: str
+    frame_time_ms: F32
+    regions: tuple[Region, ...]
+    cm_per_px: float | None
+    defects: tuple[str, ...]
+
+
+def read(path: Path) -> EchoClip:
+    """All frames of a cine as RGB."""
+    size_of(path)
+    with readable(path), path.open("rb") as file:
+        dataset, header = _header(file, path.name)
+        if header.kind in ("still", "spectral", "m_mode"):
+            raise ItemError(header.kind, f"{path.name} is a {header.kind} image; a 2-D cine is wanted", outcome="excluded")
+        need = header.num_frames * header.rows * header.columns * 3
+        if need > MAX_BYTES:
+            raise ItemError("too_large", f"{path.name}: the header promises {need} bytes of pixels, more than {MAX_BYTES}")
+        frames, mended = _pixels(file, dataset, header, path)
+    return EchoClip(
+        frames=frames,
+        frame_time_ms=header.frame_time_ms,
+        regions=header.regions,
+        kind=header.kind,
+        cm_per_px=header.cm_per_px,
+        defects=(*header.defects, *mended),
+    )
+
+
+def scan(path: Path) -> DicomHeader:
+    """The header alone; the pixels stay on disk."""
+    size_of(path)
+    with readable(path), path.open("rb") as file:
+        return _header(file, path.name)[1]
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """pydicom meets damaged bytes with any exception there is; the user gets one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (ItemError, MemoryError):
+        raise
+    except OSError as err:
+        if err.errno is None:  # Pillow and pydicom raise it for damaged data
+            raise ItemError("undecodable", f"{path.name}: {type(err).__name__}: {err}") from err
+        raise ItemError("unreadable", f"{path.name}: {err.strerror}", permanent=False) from err
+    except Exception as err:
+        raise ItemError("undecodable", f"{path.name}: {type(err).__name__}: {err}") from err
+
+
+def _header(file: BinaryIO, name: str) -> tuple[Any, DicomHeader]:
+    """Reads up to the pixels; `file` is left at the first byte of the Pixel Data element."""
+    head = file.read(132)
+    file.seek(0)
+    # Files from before 1993 have no preamble and begin with a low, even group number.
+    old = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00"
+    if head[128:] != b"DICM" and not old:
+        raise ItemError("not_dicom", f"{name} does not begin as a DICOM file does")
+    try:
+        dataset = pydicom.dcmread(file, stop_before_pixels=True, force=old)
+        transfer_syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "1.2.840.10008.1.2")
+        modality = str(dataset.get("Modality") or "")
+        rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+        num_frames = _number(dataset.get("NumberOfFrames"))
+        samples = int(dataset.get("SamplesPerPixel") or 1)
+        bits = int(dataset.get("BitsAllocated") or 8)
+        photometric = str(dataset.get("PhotometricInterpretation") or "")
+        sop_class = str(dataset.get("SOPClassUID") or "")
+    except (OSError, MemoryError):
+        raise
+    except Exception as err:
+        raise ItemError("damaged_header", f"{name}: {type(err).__name__}: {err}") from err
+    if modality not in ECHO_MODALITIES:
+        raise ItemError("not_ultrasound", f"{name} has modality {modality}", outcome="excluded")
+    if rows < 1 or columns < 1:
+        if "Ultrasound" in UID(sop_class).name:
+            raise ItemError("truncated", f"{name} ends before its image is described")
+        raise ItemError("no_pixels", f"{name} holds no image", outcome="excluded")
+    if samples not in (1, 3) or bits not in (8, 16):
+        raise ItemError("unsupported_pixels", f"{name} has {samples} samples of {bits} bits; 1 or 3 of 8 or 16 are read")
+    frames = 1 if num_frames is None or num_frames < 1 else int(num_frames)
+    if frames * rows * columns * 3 > 1 << 50:
+        raise ItemError("damaged_header", f"{name} says it has {frames} frames of {rows} x {columns}")
+    try:
+        regions, factor, defects = _regions(dataset, rows, columns)
+        kind = _kind(dataset, frames, regions)
+        # Times only where a decoder could hold the frames; a header that promises 10^9 frames costs nothing.
+        fits = frames * rows * columns * 3 <= MAX_BYTES
+        times, time_defects = _frame_times(dataset, frames) if fits else (np.zeros(1, np.float32), [])
+        cm_per_px = _cm_per_px(dataset, factor)
+    except MemoryError:
+        raise
+    except Exception as err:
+        raise ItemError("damaged_header", f"{name}: {type(err).__name__}: {err}") from err
+    return dataset, DicomHeader(
+        kind=kind,
+        num_frames=frames,
+        rows=rows,
+        columns=columns,
+        samples=samples,
+        bits_allocated=bits,
+        photometric=photometric,
+        transfer_syntax=transfer_syntax,
+        frame_time_ms=times,
+        regions=regions,
+        cm_per_px=cm_per_px,
+        defects=(*defects, *time_defects),
+    )
+
+
+def _regions(dataset: Any, rows: int, columns: int) -> tuple[tuple[Region, ...], int, list[str]]:
+    """Regions in image pixels, the factor their coordinates were divided by, defects."""
+    found: list[Region] = []
+    for item in dataset.get("SequenceOfUltrasoundRegions") or ():
+        corners = [_number(item.get(f"RegionLocation{corner}")) for corner in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
+        numbers = [_number(item.get(name)) for name in ("RegionSpatialFormat", "RegionDataType")]
+        if any(corner is None or corner < 0 for corner in corners):
+            continue
+        x0, y0, x1, y1 = (int(corner) for corner in corners if corner is not None)
+        if x1 > x0 and y1 > y0:
+            found.append(Region(x0=x0, y0=y0, x1=x1, y1=y1, spatial_format=int(numbers[0] or 0), data_type=int(numbers[1] or 0)))
+    if not found:
+        return (), 1, ["no_regions"]
+    right, bottom = max(region.x1 for region in found), max(region.y1 for region in found)
+    if right < columns and bottom < rows:
+        return tuple(found), 1, []
+    if right < columns + CLAMP_PX and bottom < rows + CLAMP_PX:
+        return _scaled(found, 1, rows, columns), 1, ["region_clamped"]
+    for factor in range(2, MAX_REGION_FACTOR + 1):
+        if right // factor < columns and bottom // factor < rows:
+            return _scaled(found, factor, rows, columns), factor, ["region_rescaled"]
+    return (), 1, ["region_outside_image"]
+
+
+def _scaled(regions: Sequence[Region], factor: int, rows: int, columns: int) -> tuple[Region, ...]:
+    return tuple(
+        Region(
+            x0=min(region.x0 // factor, columns - 1),
+            y0=min(region.y0 // factor, rows - 1),
+            x1=min(region.x1 // factor, columns - 1),
+            y1=min(region.y1 // factor, rows - 1),
+            spatial_format=region.spatial_format,
+            data_type=region.data_type,
+        )
+        for region in regions
+    )
+
+
+def _kind(dataset: Any, num_frames: int, regions: tuple[Region, ...]) -> ClipKind:
+    formats = {region.spatial_format for region in regions}
+    if num_frames <= 1:
+        return "still"
+    if 3 in formats:
+        return "spectral"
+    if 2 in formats:
+        return "m_mode"
+    colour = any(region.data_type == 2 for region in regions) or _number(dataset.get("UltrasoundColorDataPresent")) == 1
+    return "colour" if colour else "b_mode"
+
+
+def _frame_times(dataset: Any, num_frames: int) -> tuple[F32, list[str]]:
+    """(T,) ms since the first frame: FrameTime, FrameTimeVector, CineRate, RecommendedDisplayFrameRate, ActualFrameDuration.
+
+    The vector comes first where FrameIncrementPointer names it and it is valid.
+    """
+    if num_frames <= 1:
+        return np.zeros(1, np.float32), []
+    sources: dict[str, float] = {}
+    interval = _number(dataset.get("FrameTime"))
+    if _plausible(interval):
+        sources["FrameTime"] = float(interval or 0)
+    vector = _time_vector(dataset, num_frames)
+    if vector is not None:
+        sources["FrameTimeVector"] = float(vector[-1] / (num_frames - 1))
+    for name in ("CineRate", "RecommendedDisplayFrameRate"):
+        rate = _number(dataset.get(name))
+        if rate and rate > 0 and _plausible(1000.0 / rate):
+            sources[name] = 1000.0 / rate
+    duration = _number(dataset.get("ActualFrameDuration"))
+    if _plausible(duration):
+        sources["ActualFrameDuration"] = float(duration or 0)
+    if not sources:
+        return (np.arange(num_frames) * DEFAULT_FRAME_MS).astype(np.float32), ["frame_time_assumed"]
+    pointed = vector is not None and _points_at_vector(dataset)
+    first = "FrameTimeVector" if pointed else next(iter(sources))
+    differs = any(abs(other / sources[first] - 1.0) > TIME_TOLERANCE for other in sources.values())
+    times = vector if first == "FrameTimeVector" and vector is not None else np.arange(num_frames) * sources[first]
+    return times.astype(np.float32), ["frame_time_differs"] if differs else []
+
+
+def _time_vector(dataset: Any, num_frames: int) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    value = dataset.get("FrameTimeVector")
+    if value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__len__") or len(value) != num_frames:
+        return None
+    steps = np.array([_number(step) or 0.0 for step in value], np.float64)
+    if steps[0] != 0 or not (np.isfinite(steps).all() and (steps[1:] > 0).all() and (steps <= MAX_FRAME_MS).all()):
+        return None
+    return np.cumsum(steps)
+
+
+def _points_at_vector(dataset: Any) -> bool:
+    pointer = dataset.get("FrameIncrementPointer")
+    tags = list(pointer) if isinstance(pointer, (list, pydicom.multival.MultiValue)) else [pointer]
+    return any(tag is not None and int(tag) == 0x00181065 for tag in tags)
+
+
+def _plausible(interval_ms: float | None) -> bool:
+    return interval_ms is not None and 0.5 <= interval_ms <= MAX_FRAME_MS
+
+
+def _cm_per_px(dataset: Any, factor: int) -> float | None:
+    """Of the largest 2-D region, in pixels of the image; where x and y differ by more than 1 %, or nothing is said, None."""
+    best, spacing = 0.0, None
+    for item in dataset.get("SequenceOfUltrasoundRegions") or ():
+        units = (_number(item.get("PhysicalUnitsXDirection")), _number(item.get("PhysicalUnitsYDirection")))
+        deltas = (_number(item.get("PhysicalDeltaX")), _number(item.get("PhysicalDeltaY")))
+        if _number(item.get("RegionSpatialFormat")) != 1 or units != (_CM, _CM) or None in deltas:
+            continue
+        x, y = abs(deltas[0] or 0.0), abs(deltas[1] or 0.0)
+        area = (_number(item.get("RegionLocationMaxX1")) or 0.0) - (_number(item.get("RegionLocationMinX0")) or 0.0)
+        area *= (_number(item.get("RegionLocationMaxY1")) or 0.0) - (_number(item.get("RegionLocationMinY0")) or 0.0)
+        if area > best and x > 0 and abs(x / y - 1.0 if y else 1.0) <= 0.01:
+            best, spacing = area, x * factor
+    if spacing is not None:
+        return spacing
+    pixel = dataset.get("PixelSpacing")
+    if pixel is not None and hasattr(pixel, "__len__") and len(pixel) == 2:
+        y, x = (_number(pixel[0]) or 0.0), (_number(pixel[1]) or 0.0)
+        if x > 0 and y > 0 and abs(x / y - 1.0) <= 0.01:
+            return x / 10.0
+    return None
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None for what is absent, empty or no number."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _pixels(file: BinaryIO, dataset: Any, header: DicomHeader, path: Path) -> tuple[U8, tuple[str, ...]]:
+    syntax = UID(header.transfer_syntax)
+    if header.transfer_syntax != DEFLATED:
+        little_endian = bool(dataset.original_encoding[1]) if dataset.original_encoding[1] is not None else True
+        length = _pixel_length(file, path.name, implicit=bool(dataset.original_encoding[0]), little_endian=little_endian)
+        left = size_of(path) - file.tell()
+        if length is None:
+            fragments = list(_fragments(file.read(), path.name))
+            if header.transfer_syntax in JPEG_8_BIT:
+                return _jpeg(fragments, header, path.name)
+            _count_fragments(fragments, header, path.name)
+        else:
+            if not syntax.is_compressed:
+                _check_length(length, header, path.name)
+            if length > left:
+                raise ItemError("truncated", f"{path.name}: {length} bytes of pixels are announced, {left} are there")
+    return _through_pydicom(path, header)
+
+
+def _pixel_length(file: BinaryIO, name: str, *, implicit: bool, little_endian: bool) -> int | None:
+    """Length of the Pixel Data element, None where it is encapsulated; `file` is left at its value."""
+    order = "<" if little_endian else ">"
+    tag = file.read(4)
+    if len(tag) < 4:
+        raise ItemError("truncated", f"{name} ends before its pixels")
+    if struct.unpack(order + "HH", tag) != (0x7FE0, 0x0010):
+        raise ItemError("unsupported_pixels", f"{name} has no Pixel Data element where its header ends")
+    rest = file.read(4 if implicit else 8)
+    if len(rest) < (4 if implicit else 8):
+        raise ItemError("truncated", f"{name} ends before its pixels")
+    length = int(struct.unpack(order + "L", rest[-4:])[0])
+    return None if length == 0xFFFFFFFF else length
+
+
+def _fragments(data: bytes, name: str) -> Iterator[bytes]:
+    """The items of an encapsulated Pixel Data element, without the offset table; a missing end is a truncated file."""
+    position, number = 0, 0
+    while True:
+        if position + 8 > len(data):
+            raise ItemError("truncated", f"{name} ends after {max(number - 1, 0)} fragments, with no end of the sequence")
+        group, element, length = struct.unpack_from("<HHL", data, position)
+        if (group, element) == (0xFFFE, _DELIMITER):
+            return
+        if (group, element) != (0xFFFE, _ITEM):
+            raise ItemError("undecodable", f"{name}: fragment {number} does not begin as an item does")
+        position += 8
+        if position + length > len(data):
+            raise ItemError("truncated", f"{name} ends inside fragment {max(number - 1, 0)}")
+        if number > 0:
+            yield data[position : position + length]
+        position += length
+        number += 1
+
+
+def _jpeg(fragments: list[bytes], header: DicomHeader, name: str) -> tuple[U8, tuple[str, ...]]:
+    # Offset tables are often empty or wrong; a fragment that begins a JPEG begins a frame.
+    starts = [number for number, fragment in enumerate(fragments) if fragment[:2] == b"\xff\xd8"]
+    if not starts or starts[0] != 0:
+        raise ItemError("undecodable", f"{name}: its pixels do not begin as a JPEG does")
+    if len(starts) != header.num_frames:
+        raise ItemError("frame_count_differs", f"{name}: the header says {header.num_frames} frames, {len(starts)} are there")
+    ends = [*starts[1:], len(fragments)]
+    frames = [fragments[a] if b == a + 1 else b"".join(fragments[a:b]) for a, b in zip(starts, ends, strict=True)]
+    return jpeg.decode(frames, rows=header.rows, columns=header.columns, samples=header.samples, photometric=header.photometric)
+
+
+def _count_fragments(fragments: list[bytes], header: DicomHeader, name: str) -> None:
+    if len(fragments) < header.num_frames and not UID(header.transfer_syntax).name.startswith(("MPEG", "HEVC", "Fragmentable")):
+        raise ItemError("frame_count_differs", f"{name}: the header says {header.num_frames} frames, {len(fragments)} are there")
+
+
+def _check_length(length: int, header: DicomHeader, name: str) -> None:
+    per_frame = header.rows * header.columns * header.samples * header.bits_allocated // 8
+    if header.photometric == "YBR_FULL_422":
+        per_frame = per_frame * 2 // 3  # or all of it: some vendors declare 4:2:2 and ship 4:4:4
+    if length < per_frame * header.num_frames:
+        raise ItemError(
+            "frame_count_differs", f"{name}: the header says {header.num_frames} frames, {length // per_frame} are there"
+        )
+
+
+def _through_pydicom(path: Path, header: DicomHeader) -> tuple[U8, tuple[str, ...]]:
+    """Everything but encapsulated 8-bit JPEG. pydicom 3 converts YBR to RGB itself: nothing may convert it again."""
+    dataset = pydicom.dcmread(path, force=True)
+    try:
+        pixels = np.asarray(dataset.pixel_array)
+    except (NotImplementedError, RuntimeError) as err:
+        if "nable to decompress" in str(err) or isinstance(err, NotImplementedError):
+            name = UID(header.transfer_syntax).name
+            raise ItemError("unsupported_transfer_syntax", f"{path.name}: no decoder for {name} is installed") from err
+        raise
+    if header.photometric == "PALETTE COLOR":
+        pixels = np.asarray(apply_color_lut(pixels, dataset))
+        pixels = (pixels >> 8 if pixels.dtype.itemsize > 1 else pixels).astype(np.uint8)
+    if pixels.dtype.itemsize > 1:
+        shift = max(int(dataset.get("BitsStored") or 16) - 8, 0)
+        pixels = np.clip(pixels.astype(np.int64) >> shift, 0, 255)
+    if header.photometric.startswith("MONOCHROME") or pixels.ndim == 3:
+        if pixels.ndim != 3:
+            raise ItemError("undecodable", f"{path.name}: pixels of shape {pixels.shape} for {header.num_frames} frames")
+        grey = pixels.astype(np.uint8)
+        pixels = np.repeat((255 - grey if header.photometric == "MONOCHROME1" else grey)[..., None], 3, axis=3)
+    if pixels.shape != (header.num_frames, header.rows, header.columns, 3):
+        if pixels.shape[1:] == (header.rows, header.columns, 3):
+            raise ItemError(
+                "frame_count_differs", f"{path.name}: the header says {header.num_frames} frames, {len(pixels)} are there"
+            )
+        raise ItemError("undecodable", f"{path.name}: pixels of shape {pixels.shape} for {header.num_frames} frames")
+    return np.ascontiguousarray(pixels, np.uint8), ()

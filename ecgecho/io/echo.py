@@ -1,0 +1,73 @@
+"""An echo file of any kind -> EchoClip; its first bytes, then its name, decide which reader takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ecgecho.io import dicom, video
+from ecgecho.io.files import read_bytes
+from ecgecho.types import ClipKind, EchoClip, ItemError, Region
+
+VIDEO_SUFFIXES = (".avi", ".mp4", ".m4v", ".mov")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EchoHeader:
+    """What is known of an echo file without its pixels."""
+
+    kind: ClipKind
+    num_frames: int
+    rows: int
+    columns: int
+    transfer_syntax: str
+    """A DICOM transfer syntax UID, or "avi" / "mp4"."""
+    frame_time_ms: float
+    """Mean interval between frames; 0 for a still."""
+    regions: tuple[Region, ...] = ()
+    defects: tuple[str, ...] = ()
+
+
+def read_echo(path: Path | str) -> EchoClip:
+    """All frames of a cine, RGB once and only once. Raises ItemError: excluded for what is no cine, failed for what cannot be read."""
+    path = Path(path)
+    return video.read(path) if _is_video(path) else dicom.read(path)
+
+
+def scan_echo(path: Path | str) -> EchoHeader:
+    """The header alone; excludes nothing: a still or a spectral clip has its `kind`."""
+    path = Path(path)
+    if _is_video(path):
+        found = video.scan(path)
+        return EchoHeader(
+            kind="b_mode" if found.num_frames > 1 else "still",
+            num_frames=found.num_frames,
+            rows=found.rows,
+            columns=found.columns,
+            transfer_syntax=found.container,
+            frame_time_ms=found.frame_time_ms if found.num_frames > 1 else 0.0,
+            defects=found.defects,
+        )
+    header = dicom.scan(path)
+    times = header.frame_time_ms
+    return EchoHeader(
+        kind=header.kind,
+        num_frames=header.num_frames,
+        rows=header.rows,
+        columns=header.columns,
+        transfer_syntax=header.transfer_syntax,
+        frame_time_ms=float(times[-1] / (len(times) - 1)) if len(times) > 1 else 0.0,
+        regions=header.regions,
+        defects=header.defects,
+    )
+
+
+def _is_video(path: Path) -> bool:
+    head = read_bytes(path, size=132)
+    if head[128:] == b"DICM":
+        return False
+    if video.container_of(head):
+        return True
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        raise ItemError("not_video", f"{path.name} is named like a video, but its first bytes are of neither AVI nor MP4")
+    return False

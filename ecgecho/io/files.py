@@ -1,0 +1,43 @@
+"""Opening a file that may not be there, may not be a file, or may be larger than anything we expect."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from ecgecho.types import ItemError
+
+MAX_BYTES = 4 << 30
+"""No input and no decoded clip may be larger: a 10 s cine of 1080 x 1920 at 60 frames/s is 3.5 GiB."""
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a regular file; raises ItemError where there is none, it is empty, or it is too large."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise ItemError("missing_file", f"there is no file {path.name}") from err
+    except OSError as err:
+        raise ItemError("unreadable", f"{path.name}: {err.strerror}", permanent=False) from err
+    except ValueError as err:  # a NUL in the name
+        raise ItemError("missing_file", f"{str(path)!r} cannot be a file name") from err
+    # A fifo or a device would block the reader forever.
+    if not stat.S_ISREG(found.st_mode):
+        raise ItemError("not_a_file", f"{path.name} is a folder, a pipe or a device, not a file")
+    if found.st_size == 0:
+        raise ItemError("empty", f"{path.name} has no bytes")
+    if found.st_size > MAX_BYTES:
+        raise ItemError("too_large", f"{path.name} has {found.st_size} bytes, more than the {MAX_BYTES} a reader takes")
+    return found.st_size
+
+
+def read_bytes(path: Path, *, offset: int = 0, size: int | None = None) -> bytes:
+    """`size` bytes from `offset`, or all to the end."""
+    size_of(path)
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read() if size is None else file.read(size)
+    except OSError as err:
+        raise ItemError("unreadable", f"{path.name}: {err.strerror}", permanent=False) from err

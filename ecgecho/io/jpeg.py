@@ -1,0 +1,142 @@
+"""JPEG baseline frames -> RGB, with the colour space the bytes have, whatever the tags say.
+
+What a JPEG's samples are (YBR or RGB) is said by the DICOM tag, by the JFIF or Adobe marker, by the component ids, and by
+the samples themselves: a black background is (0, 128, 128) in YBR and (0, 0, 0) in RGB. Decoders believe the first three, and
+show 71 of 255 mean error, silently, where a tag says RGB and no marker objects. Here the samples win where they are clear.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from ecgecho.types import U8, ItemError
+
+DARK = 8  # first channel of a background pixel, with room for JPEG noise
+MIN_DARK_SHARE = 0.02
+CLEAR_SHARE = 0.95
+RGB_IDS = (82, 71, 66)  # libjpeg takes component ids "R", "G", "B" as RGB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JpegHeader:
+    """What the markers before the scan say."""
+
+    rows: int
+    columns: int
+    precision: int
+    component_ids: tuple[int, ...]
+    jfif: bool
+    adobe_transform: int | None
+
+    @property
+    def decoder_converts(self) -> bool:
+        """True where libjpeg turns these three components from YBR to RGB."""
+        if self.adobe_transform is not None:
+            return self.adobe_transform != 0
+        return self.jfif or self.component_ids != RGB_IDS
+
+
+def decode(fragments: Sequence[bytes], *, rows: int, columns: int, samples: int, photometric: str) -> tuple[U8, tuple[str, ...]]:
+    """Encapsulated JPEG frames -> (T, rows, columns, 3) RGB, and the defects mended."""
+    header = parse_header(fragments[0])
+    if (header.rows, header.columns) != (rows, columns):
+        raise ItemError("undecodable", f"the header says {rows} x {columns} pixels, its JPEG {header.rows} x {header.columns}")
+    if header.precision != 8 or len(header.component_ids) not in (1, 3) or len(header.component_ids) != samples:
+        raise ItemError(
+            "unsupported_pixels", f"JPEG of {header.precision} bits and {len(header.component_ids)} components, header: {samples}"
+        )
+    frames = np.empty((len(fragments), rows, columns, 3), np.uint8)
+    if samples == 1:
+        for number, fragment in enumerate(fragments):
+            frames[number] = _open(fragment, number, header, raw=False)[..., None]
+        if photometric == "MONOCHROME1":
+            np.subtract(255, frames, out=frames)
+        return frames, ()
+    stored, defects = stored_colour(header, photometric, _open(fragments[0], 0, header, raw=True))
+    raw = stored == "rgb" or not header.decoder_converts
+    for number, fragment in enumerate(fragments):
+        frame = _open(fragment, number, header, raw=raw)
+        if raw and stored == "ybr":
+            frame = np.asarray(Image.frombytes("YCbCr", (columns, rows), frame.tobytes()).convert("RGB"))
+        frames[number] = frame
+    return frames, defects
+
+
+def stored_colour(header: JpegHeader, photometric: str, raw: U8) -> tuple[Literal["ybr", "rgb"], tuple[str, ...]]:
+    """What the three components are, and whether the tag was wrong. Samples first, then markers, then the tag."""
+    tag: Literal["ybr", "rgb"] = "rgb" if photometric == "RGB" else "ybr"
+    marker: Literal["ybr", "rgb"] | None = None
+    if header.adobe_transform is not None:
+        marker = "ybr" if header.adobe_transform else "rgb"
+    elif header.jfif:
+        marker = "ybr"
+    elif header.component_ids == RGB_IDS:
+        marker = "rgb"
+    stored = _looks_like(raw) or marker or tag
+    return stored, () if stored == tag else ("colour_tag_wrong",)
+
+
+def parse_header(data: bytes) -> JpegHeader:
+    """Reads the markers up to the first scan."""
+    jfif, adobe, position = False, None, 2
+    if data[:2] != b"\xff\xd8":
+        raise ItemError("undecodable", "a frame does not begin as a JPEG does")
+    frame: tuple[int, int, int, tuple[int, ...]] | None = None
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            break
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        body = data[position + 4 : position + 2 + length]
+        if marker == 0xE0 and body.startswith(b"JFIF"):
+            jfif = True
+        elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
+            adobe = body[11]
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6 + 3 * body[5]:
+            ids = tuple(body[6 + 3 * i] for i in range(body[5]))
+            frame = (int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), body[0], ids)
+        elif marker == 0xDA:
+            break
+        position += 2 + max(length, 2)
+    if frame is None:
+        raise ItemError("undecodable", "a JPEG frame has no frame header")
+    return JpegHeader(
+        rows=frame[0], columns=frame[1], precision=frame[2], component_ids=frame[3], jfif=jfif, adobe_transform=adobe
+    )
+
+
+def _open(data: bytes, number: int, header: JpegHeader, *, raw: bool) -> U8:
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            if image.size != (header.columns, header.rows):
+                raise ItemError("undecodable", f"frame {number} is of another size than the first")
+            if raw and header.decoder_converts:
+                image.draft("YCbCr", image.size)  # hand the samples over as they are stored
+            pixels = np.asarray(image)
+    except (ItemError, MemoryError):
+        raise
+    except Exception as err:
+        raise ItemError("undecodable", f"frame {number}: {type(err).__name__}: {err}") from err
+    if pixels.shape[2:] != ((3,) if len(header.component_ids) == 3 else ()):
+        raise ItemError("undecodable", f"frame {number} has other components than the first")
+    return pixels
+
+
+def _looks_like(raw: U8) -> Literal["ybr", "rgb"] | None:
+    dark = raw[raw[..., 0] <= DARK].astype(np.int16)
+    if len(dark) < MIN_DARK_SHARE * raw.shape[0] * raw.shape[1]:
+        return None
+    if (np.abs(dark[:, 1:] - 128) <= 8).all(axis=1).mean() >= CLEAR_SHARE:
+        return "ybr"
+    if (dark[:, 1:] <= 3 * DARK).all(axis=1).mean() >= CLEAR_SHARE:
+        return "rgb"
+    return None
