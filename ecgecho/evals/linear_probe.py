@@ -49,19 +49,19 @@ class LinearProbe:
                 if isinstance(judged, str):
                     result.append(stats.no_row("linear_probe", task.name, "auroc", judged, share=share, n=len(rows)))
                     continue
-                floor = None
-                if inputs.floor_mean is not None:
-                    floor = probe(inputs, inputs.floor_mean, task.name, rows, share=share, config=self.config)
+                floor = self._floor(inputs, task.name, rows, share)
                 result += stats.binary_rows(
-                    judged,
-                    inputs,
-                    rows,
-                    evaluation="linear_probe",
-                    task=task.name,
-                    share=share,
-                    floor=floor if isinstance(floor, stats.Scored) else None,
+                    judged, inputs, rows, evaluation="linear_probe", task=task.name, share=share, floor=floor
                 )
+                if floor is not None:
+                    result += stats.binary_rows(floor, inputs, rows, evaluation="floor", task=task.name, share=share)
         return result
+
+    def _floor(self, inputs: EvalInputs, task: str, rows: I64, share: float) -> stats.Scored | None:
+        if inputs.floor_mean is None:
+            return None
+        judged = probe(inputs, inputs.floor_mean, task, rows, share=share, config=self.config)
+        return judged if isinstance(judged, stats.Scored) else None
 
 
 def probe(

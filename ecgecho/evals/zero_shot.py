@@ -26,32 +26,25 @@ class PromptPair:
     negative: tuple[str, ...]
 
 
+# In the words of ECG reports, because those are what a student's text tower has read: a sentence about an ejection fraction
+# would be mostly unknown to it. What an ECG can show of a weak ventricle is conduction delay, old infarction and lost R waves.
 PROMPTS = (
     PromptPair(
         task="lvef_lt_40",
         positive=(
-            "Left ventricular ejection fraction is severely reduced.",
-            "Left ventricular systolic dysfunction.",
-            "Left bundle branch block. Poor R wave progression. Abnormal ECG",
+            "Sinus rhythm. Left bundle branch block. Abnormal ECG",
+            "Sinus rhythm. Extensive anterior infarct - age undetermined. Abnormal ECG",
+            "Sinus rhythm. Poor R wave progression. Nonspecific intraventricular conduction delay. Abnormal ECG",
         ),
-        negative=(
-            "Left ventricular ejection fraction is normal.",
-            "Normal left ventricular systolic function.",
-            "Sinus rhythm. Normal ECG",
-        ),
+        negative=("Sinus rhythm. Normal ECG", "Sinus rhythm. Within normal limits"),
     ),
     PromptPair(
         task="severe_lvh",
         positive=(
-            "Severe left ventricular hypertrophy.",
-            "Left ventricular wall thickness is severely increased.",
-            "Left ventricular hypertrophy with repolarization abnormality. Abnormal ECG",
+            "Sinus rhythm. Left ventricular hypertrophy. Abnormal ECG",
+            "Sinus rhythm. Left ventricular hypertrophy with repolarization abnormality. Abnormal ECG",
         ),
-        negative=(
-            "No left ventricular hypertrophy.",
-            "Left ventricular wall thickness is normal.",
-            "Sinus rhythm. Normal ECG",
-        ),
+        negative=("Sinus rhythm. Normal ECG", "Sinus rhythm. Within normal limits"),
     ),
 )
 
