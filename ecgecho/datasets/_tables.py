@@ -1,0 +1,191 @@
+"""CSV tables of a published dataset: found by what they are called, read as text by column name, refused with file and column.
+
+Names of files and columns are compared without case, separators and `.gz`. Column order plays no part and further columns
+are ignored. Every value stays a string here (ids keep their zeros); an empty field is null.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as arrow_csv
+
+from ecgecho.catalog import nearest
+from ecgecho.types import Json, UserError
+
+MAX_DEPTH = 3  # folders below ROOT, e.g. mimiciv/3.1/hosp
+HASHED_BYTES = 16 << 20  # tables up to this size are known by their bytes, larger ones by size and time
+MAX_HEADER_BYTES = 1 << 20
+BLOCK_BYTES = 64 << 20  # of text; a row (a clinical note) must fit into one
+
+# Folders that hold a file or a folder per recording or patient: listing them would take minutes and finds no table.
+_CROWDED = re.compile(r"^(p\d+|s\d{6,}|\..*|.*\.zarr|__MACOSX)$")
+
+
+def find_tables(root: Path, parts: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    """For each part the one table with one of its names, at most MAX_DEPTH folders below `root`.
+
+    Two candidates for one part are a UserError that names both.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; give the folder that holds the dataset.")
+    part_of = {plain_name(name): part for part, names in parts.items() for name in names}
+    found: dict[str, list[Path]] = {}
+    for folder, below, files in os.walk(root, followlinks=True):
+        depth = len(Path(folder).relative_to(root).parts)
+        below[:] = sorted(name for name in below if not _CROWDED.match(name)) if depth < MAX_DEPTH else []
+        for name in sorted(files):
+            if name.lower().endswith((".csv", ".csv.gz")) and not name.startswith(".") and plain_name(name) in part_of:
+                found.setdefault(part_of[plain_name(name)], []).append(Path(folder) / name)
+    for part, paths in found.items():
+        if len(paths) > 1:
+            names = " and ".join(str(path) for path in paths[:4])
+            raise UserError(f"two tables for the part {part!r}: {names}. Keep one below {root}, or give a narrower ROOT.")
+    return {part: found[part][0] for part in parts if part in found}
+
+
+def plain_name(name: str) -> str:
+    """A file name without folder, case, separators and endings: `Structured-Measurements.csv.gz` -> `structuredmeasurements`."""
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"(\.csv)?(\.gz)?$", "", Path(name).name.lower()))
+
+
+def fingerprint(path: Path) -> Json:
+    """What a table was when it was read: size, and its hash where it is small, else its time."""
+    stat = path.stat()
+    if stat.st_size > HASHED_BYTES:
+        return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return {"size": stat.st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def header_of(path: Path) -> list[str]:
+    """The column names of a table."""
+    try:
+        with _open(path) as stream:
+            first = stream.readline(MAX_HEADER_BYTES)
+        names = next(csv.reader([first.decode("utf-8-sig")]), [])
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {_why(error)}. Fetch it again.") from error
+    if not names:
+        raise UserError(f"{path} is empty; fetch it again.")
+    return names
+
+
+def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+    """The columns named, as trimmed strings; an optional one that the file lacks is null."""
+    names = _file_names(path, required, optional)
+    try:
+        table = arrow_csv.read_csv(path, **_options(names, quoted_lines=False))
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read: {_why(error)}. Fetch it again.") from error
+    return _renamed(table, names, (*required, *optional))
+
+
+def stream_table(path: Path, required: Sequence[str]) -> Iterator[pa.Table]:
+    """`read_table` block by block, for fields that hold line breaks and for tables that exceed the memory."""
+    names = _file_names(path, required, ())
+    try:
+        with arrow_csv.open_csv(path, **_options(names, quoted_lines=True)) as reader:
+            for batch in reader:
+                yield _renamed(pa.Table.from_batches([batch]), names, tuple(required))
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read: {_why(error)}. Fetch it again.") from error
+
+
+def require(table: pa.Table, columns: Sequence[str], path: Path) -> pa.Table:
+    """`table`, where no row lacks one of `columns`."""
+    for name in columns:
+        missing = pc.is_null(table[name])
+        if (row := int(pc.index(missing, True).as_py())) >= 0:
+            raise UserError(f"{path}: column {name!r} is empty in data row {row + 1} ({int(pc.sum(missing).as_py())} such rows).")
+    return table
+
+
+def times(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Dates with or without a time of day -> timestamps; null where it is neither."""
+    text = pc.replace_substring_regex(column, r"^(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d)?(\.\d+)?Z?$", r"\1 \2\3")
+    whole = pc.strptime(text, format="%Y-%m-%d %H:%M:%S", unit="us", error_is_null=True)
+    if whole.null_count == column.null_count:
+        return whole
+    minutes = pc.strptime(text, format="%Y-%m-%d %H:%M", unit="us", error_is_null=True)
+    return pc.coalesce(whole, minutes, pc.strptime(text, format="%Y-%m-%d", unit="us", error_is_null=True))
+
+
+def numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text -> double, with a percent sign allowed; null where it is not one plain number."""
+    match = pc.match_substring_regex(column, r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?\s*%?$")
+    bare = pc.replace_substring_regex(pc.if_else(match, column, pa.scalar(None, pa.string())), r"\s*%$", "")
+    return pc.replace_substring_regex(bare, r"^\+", "").cast(pa.float64())
+
+
+def constant(value: str, length: int) -> pa.DictionaryArray:
+    """One word, `length` times, in four bytes each."""
+    return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), length), pa.array([value]))
+
+
+def _file_names(path: Path, required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
+    """For each wanted column that is there, its name in the file."""
+    there = header_of(path)
+    plain = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in there}
+    if len(plain) < len(there):
+        twice = next((name for name in there if there.count(name) > 1), "")
+        if twice in (*required, *optional):
+            raise UserError(f"{path} has the column {twice!r} twice; fetch it again.")
+    names = {}
+    for name in (*required, *optional):
+        if (key := name.replace("_", "")) in plain:
+            names[name] = plain[key]
+        elif name in required:
+            raise UserError(f"{path} has no column {name!r}.{nearest(name, there)}")
+    return names
+
+
+def _options(names: Mapping[str, str], *, quoted_lines: bool) -> Json:
+    columns = list(dict.fromkeys(names.values()))
+    return {
+        "read_options": arrow_csv.ReadOptions(block_size=BLOCK_BYTES),
+        "parse_options": arrow_csv.ParseOptions(newlines_in_values=quoted_lines),
+        "convert_options": arrow_csv.ConvertOptions(
+            column_types={name: pa.string() for name in columns},
+            include_columns=columns,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
+        ),
+    }
+
+
+def _renamed(table: pa.Table, names: Mapping[str, str], order: Sequence[str]) -> pa.Table:
+    nothing = pa.chunked_array([pa.nulls(table.num_rows, pa.string())], pa.string())
+    return pa.table({name: _trimmed(table[names[name]]) if name in names else nothing for name in order})
+
+
+def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    text = pc.utf8_trim_whitespace(column)
+    return pc.if_else(pc.equal(pc.binary_length(text), 0), pa.scalar(None, pa.string()), text)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _why(error: BaseException) -> str:
+    text = str(error)
+    if "invalid UTF8" in text or isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, (EOFError, zlib.error)) or "zlib" in text or "Truncated" in text or "gzip" in text.lower():
+        return "its compressed data is damaged or cut off"
+    if widths := re.search(
+        r"Expected (\d+) columns, got (\d+)", text
+    ):  # the rest of Arrow's message quotes the row, maybe a patient's text
+        return f"a row has {widths[2]} columns, the header has {widths[1]}"
+    return type(error).__name__ if "CSV" in text else text.partition("\n")[0].rstrip(".")
