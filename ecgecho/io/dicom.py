@@ -31,7 +31,7 @@ DEFAULT_FRAME_MS = 1000.0 / 30.0
 TIME_TOLERANCE = 0.05
 MAX_FRAME_MS = 1000.0  # a cine of less than one frame a second is none
 CLAMP_PX = 2
-"""A region that leaves the image by so little counts its pixels from one, or leaves out the last; more means other coordinates."""
+"""A region that leaves the image by so little counts pixels from one, or leaves out the last; by more, in other coordinates."""
 MAX_REGION_FACTOR = 8
 ECHO_MODALITIES = ("US", "OT", "SC", "XC", "ES", "")
 """Exports and de-identification write OT, SC and XC for ultrasound."""

@@ -10,7 +10,7 @@ from ecgecho.types import EcgRecord, ItemError
 
 
 def read_ecg(path: Path | str) -> EcgRecord:
-    """A WFDB record (with or without .hea / .dat) or a DICOM waveform; mV, canonical lead names, NaN only where lead_valid is False."""
+    """A WFDB record (with or without .hea / .dat) or a DICOM waveform: mV, canonical lead names, NaN only on invalid leads."""
     path = Path(path)
     if path.suffix.lower() in (".hea", ".dat") or not path.exists() or path.is_dir():
         return wfdb.read(path)

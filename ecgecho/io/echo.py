@@ -29,7 +29,7 @@ class EchoHeader:
 
 
 def read_echo(path: Path | str) -> EchoClip:
-    """All frames of a cine, RGB once and only once. Raises ItemError: excluded for what is no cine, failed for what cannot be read."""
+    """All frames of a cine, RGB once and only once. ItemError: excluded for what is no cine, failed for what cannot be read."""
     path = Path(path)
     return video.read(path) if _is_video(path) else dicom.read(path)
 

@@ -43,5 +43,5 @@ def read(path: Path) -> EcgRecord:
                 raise ItemError("lead_named_twice", f"{path.name} has two leads {lead}")
             signal[row] *= np.float32(_MV_PER[unit])
             leads.append(lead)
-        valid = np.isfinite(signal).all(axis=1)
+        valid = np.asarray(np.isfinite(signal).all(axis=1))
         return EcgRecord(signal=signal, leads=tuple(leads), lead_valid=valid, unit="mv", fs_hz=float(group.SamplingFrequency))

@@ -195,6 +195,6 @@ def _record(header: RecordHeader, values: F32, name: str) -> EcgRecord:
     if not rows:
         raise ItemError("not_ecg", f"{name} has no signal in volts")
     signal_mv = values if len(rows) == len(values) else values[rows]
-    valid: Bool = np.isfinite(signal_mv).all(axis=1)
+    valid: Bool = np.asarray(np.isfinite(signal_mv).all(axis=1))
     signal_mv[~np.isfinite(signal_mv)] = np.nan
     return EcgRecord(signal=signal_mv, leads=tuple(leads), lead_valid=valid, unit="mv", fs_hz=header.fs_hz)

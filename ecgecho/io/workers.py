@@ -79,7 +79,7 @@ def run_bounded(
         for position, task in enumerate(tasks):
             yield position, _outcome(function, task)
         return
-    pool = _Pool(function, tasks, workers, timeout_s, memory_bytes, initializer)
+    pool = _Pool(_Serve(function, timeout_s, memory_bytes, initializer), tasks, workers=workers)
     try:
         yield from pool.results()
     finally:
@@ -101,20 +101,21 @@ def _outcome(function: Callable[[T], R], task: T) -> Done[R] | ItemFailure:
         return ItemFailure(code="unexpected_error", message=f"{type(err).__name__} at {where}: {err}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Serve(Generic[T, R]):
+    """What a process is started with."""
+
+    function: Callable[[T], R]
+    timeout_s: float
+    memory_bytes: int
+    initializer: Callable[[], None] | None
+
+
 class _Pool(Generic[T, R]):
     """The parent's side: one thread feeds and reaps the processes; the consumer takes from a queue."""
 
-    def __init__(
-        self,
-        function: Callable[[T], R],
-        tasks: Iterable[T],
-        workers: int,
-        timeout_s: float,
-        memory_bytes: int,
-        initializer: Callable[[], None] | None,
-    ) -> None:
-        self.serve = (function, timeout_s, memory_bytes, initializer)
-        self.timeout_s = timeout_s
+    def __init__(self, serve: _Serve[T, R], tasks: Iterable[T], *, workers: int) -> None:
+        self.serve = serve
         self.tasks = enumerate(tasks)
         self.num_workers = min(workers, known) if (known := length_hint(tasks, 0)) else workers
         self.out: queue.SimpleQueue[tuple[int, Done[R] | ItemFailure] | BaseException | None] = queue.SimpleQueue()
@@ -157,18 +158,20 @@ class _Pool(Generic[T, R]):
 
     def _feed_and_reap(self) -> None:
         begun, exhausted = 0, False
+        task: tuple[int, T] | None = None
         while not self.stop:
-            while not exhausted and len(self.alive) < self.num_workers:
+            while not exhausted and begun - self.taken < 2 * self.num_workers:
+                task = task or next(self.tasks, None)
+                if task is None:
+                    exhausted = True
+                    break
+                idle = [worker for worker in self.alive if worker.ready and worker.task is None]
+                if not idle:
+                    break
+                idle[0].give(*task)
+                begun, task = begun + 1, None
+            while task is not None and len(self.alive) < self.num_workers:
                 self.alive.append(_Worker(self.serve))
-            for worker in self.alive:
-                if worker.ready and worker.task is None and not exhausted and begun - self.taken < 2 * self.num_workers:
-                    try:
-                        position, task = next(self.tasks)
-                    except StopIteration:
-                        exhausted = True
-                        break
-                    begun += 1
-                    worker.give(position, task)
             if exhausted and all(worker.task is None for worker in self.alive):
                 return
             self._wait()
@@ -214,7 +217,7 @@ class _Pool(Generic[T, R]):
         if worker.task is None:
             return
         if late or status == -signal.SIGALRM:
-            failure = ItemFailure(code="timeout", message=f"not done after {self.timeout_s:g} s; the process was killed")
+            failure = ItemFailure(code="timeout", message=f"not done after {self.serve.timeout_s:g} s; the process was killed")
         elif status == -signal.SIGKILL:
             failure = ItemFailure(code="out_of_memory", message="the system killed the process, most likely for its memory")
         else:
@@ -226,15 +229,15 @@ class _Pool(Generic[T, R]):
 class _Worker:
     """One process and the connection to it."""
 
-    def __init__(self, serve: tuple[Any, ...]) -> None:
+    def __init__(self, serve: _Serve[Any, Any]) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, *serve), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, serve), daemon=True)
         self.process.start()
         theirs.close()
         self.ready = False
         self.task: int | None = None
-        self.timeout_s: float = serve[1]
+        self.timeout_s = serve.timeout_s
         self.deadline = time.monotonic() + START_S
 
     def give(self, position: int, task: Any) -> None:
@@ -266,21 +269,15 @@ class _Worker:
         return status
 
 
-def _serve(
-    connection: Connection[Any, Any],
-    function: Callable[[Any], Any],
-    timeout_s: float,
-    memory_bytes: int,
-    initializer: Callable[[], None] | None,
-) -> None:
+def _serve(connection: Connection[Any, Any], serve: _Serve[Any, Any]) -> None:
     """The process's side: tasks in, results out, until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     _end_with_parent()
     try:
-        if initializer is not None:
-            initializer()
-        _bound_memory(memory_bytes)
+        if serve.initializer is not None:
+            serve.initializer()
+        _bound_memory(serve.memory_bytes)
     except Exception as err:
         _send(connection, f"{type(err).__name__}: {err}")
         return
@@ -293,8 +290,8 @@ def _serve(
         except (EOFError, OSError):
             return
         # The kernel's alarm ends even a decoder that never gives Python the floor again.
-        signal.setitimer(signal.ITIMER_REAL, timeout_s + GRACE_S)
-        result = _outcome(function, task)
+        signal.setitimer(signal.ITIMER_REAL, serve.timeout_s + GRACE_S)
+        result = _outcome(serve.function, task)
         signal.setitimer(signal.ITIMER_REAL, 0)
         del task
         try:
