@@ -264,6 +264,10 @@ class MethodSizes:
     num_labels: int = 0
     text_model: str = ""
     """Folder of the local BERT whose token ids the batch carries; empty where the run has a vocabulary of its own."""
+    max_tokens: int = 128
+    """Of a text."""
+    pretrained: bool = True
+    """False where trained weights are loaded right after, so that none need be read."""
 
 
 class Method(Protocol):
