@@ -268,7 +268,7 @@ def write(
             "version": VERSION,
             "dataset": dataset,
             "family": family,
-            "root": Path(os.path.relpath(Path(root).resolve(), path.parent.resolve() / path.name)).as_posix(),
+            "root": relative(Path(root), path),
             "key_id": key_id,
             **{key: value for key, value in (meta or {}).items() if key not in _OWN_JSON},
         }
@@ -399,6 +399,11 @@ def cine_rows(clips: pa.Table) -> pa.Array:
     kind = pc.fill_null(pc.equal(clips["kind"], "b_mode"), True)
     moving = pc.fill_null(pc.greater(clips["num_frames"], 1), True)
     return pc.and_(kind, moving)
+
+
+def relative(root: Path, path: Path) -> str:
+    """The way from the catalog folder `path` to `root`; no absolute path is ever written into a catalog."""
+    return Path(os.path.relpath(root.resolve(), path.parent.resolve() / path.name)).as_posix()
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -43,6 +43,20 @@ class File:
     mtime_ns: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """What came of a scan."""
+
+    headers: dict[str, Json]
+    """By path."""
+    retry: frozenset[str]
+    """Files that could not be read this time, for want of time or memory."""
+
+    def lines(self, files: Sequence[File]) -> bytes:
+        """What later scans need not read again."""
+        return "".join(_line(file, self.headers[file.path]) for file in files if file.path not in self.retry).encode()
+
+
 def read_header(path: str) -> Json:
     """Kind, frame count and defects of one echo file; from a DICOM also who, which study and when, as they stand there."""
     found: Json = {"kind": None, "num_frames": None, "code": "", "defects": [], "patient": "", "study": "", "time": ""}
@@ -51,6 +65,8 @@ def read_header(path: str) -> Json:
     try:
         header = scan_echo(path)
     except ItemError as error:
+        if not error.permanent:
+            raise
         found["code"] = error.code
         return found
     found.update(kind=header.kind, num_frames=header.num_frames, defects=list(header.defects))
@@ -65,20 +81,21 @@ def scan(
     remember: Callable[[Json], Json],
     workers: int,
     progress: Progress | None = None,
-) -> dict[str, Json]:
-    """What `remember` made of the header of every file, by path.
+) -> Scan:
+    """What `remember` made of the header of every file.
 
     `memory` are files of lines from earlier scans; new lines are added to the last of them.
     """
     known = recall(memory)
     have: dict[str, Json] = {}
+    retry = set()
     for file in files:
         line = known.get(file.path)
         if line is not None and line["size"] == file.size and line["mtime_ns"] == file.mtime_ns:
             have[file.path] = line["header"]
     todo = [file for file in files if file.path not in have]
     if not todo:
-        return have
+        return Scan(headers=have, retry=frozenset())
     memory[-1].parent.mkdir(parents=True, exist_ok=True)
     with memory[-1].open("a", encoding="utf-8") as lines:
         results = run_bounded(
@@ -88,16 +105,16 @@ def scan(
             file = todo[index]
             if isinstance(result, Done):
                 have[file.path] = remember(result.value)
-                line = {"path": file.path, "size": file.size, "mtime_ns": file.mtime_ns, "header": have[file.path]}
-                lines.write(json.dumps(line) + "\n")
-            else:  # a timeout or a dead worker: not remembered, the next index tries again
+                lines.write(_line(file, have[file.path]))
+            else:  # time, memory or the disk: not remembered, the next index tries again
+                retry.add(file.path)
                 empty: Json = {"kind": None, "num_frames": None, "defects": [], "patient": "", "study": "", "time": ""}
                 have[file.path] = remember({**empty, "code": result.code})
             if done % FLUSH_EVERY == 0:
                 lines.flush()
             if progress is not None:
                 progress("headers", done, len(todo))
-    return have
+    return Scan(headers=have, retry=frozenset(retry))
 
 
 def recall(memory: Sequence[Path]) -> dict[str, Json]:
@@ -124,6 +141,10 @@ def defects_of(headers: Sequence[Json]) -> list[tuple[str, str, str, int]]:
         if header["kind"] not in (None, "b_mode"):
             number[str(header["kind"]), "no B-mode cine"] = number.get((str(header["kind"]), "no B-mode cine"), 0) + 1
     return [("clips", code, detail, count) for (code, detail), count in sorted(number.items())]
+
+
+def _line(file: File, header: Json) -> str:
+    return json.dumps({"path": file.path, "size": file.size, "mtime_ns": file.mtime_ns, "header": header}) + "\n"
 
 
 def _is_dicom(path: str) -> bool:

@@ -125,7 +125,7 @@ class MimicIv:
             "parts": {name: str(path) for name, path in parts.items()},
             "missing": _missing(parts),
             "bytes": sum(path.stat().st_size for path in parts.values()),
-            "unchanged": catalog.unchanged(out, self._inputs(Path(root), parts)) is not None,
+            "unchanged": catalog.unchanged(out, self._inputs(Path(root), Path(out), parts)) is not None,
         }
 
     def index(self, root: Path, out: Path, progress: Progress | None = None) -> Catalog:
@@ -133,7 +133,7 @@ class MimicIv:
         root, out = Path(root), Path(out)
         catalog.check_place(out)
         parts = _parts(root)
-        inputs = self._inputs(root, parts)
+        inputs = self._inputs(root, out, parts)
         if (made := catalog.unchanged(out, inputs)) is not None:
             return made
         found = _Found(parts)
@@ -145,9 +145,9 @@ class MimicIv:
         clips = _clips(found, root)
         echo_labels = _measurements(found, clips, self.config.lvef_priority)
         _sample_files(found, root, ecgs, clips)
-        lines = b""
+        lines, complete = b"", True
         if self.config.scan_headers:
-            clips, lines = self._with_headers(found, clips, root, out, progress)
+            clips, lines, complete = self._with_headers(found, clips, root, out, progress)
         tell("subjects and pairs", 2, 4)
         labels = pa.concat_tables([*echo_labels, *ecg_labels]).unify_dictionaries() if echo_labels or ecg_labels else None
         subjects = _subjects(found, [ecgs, clips, *([labels] if labels is not None else [])])
@@ -171,7 +171,7 @@ class MimicIv:
                 "split_version": SPLIT_VERSION,
                 "parts": {name: path.relative_to(root).as_posix() for name, path in parts.items()},
                 "missing": _missing(parts),
-                "inputs": inputs,
+                "inputs": inputs if complete else None,  # None: the next index tries again
             },
             keep={"headers.jsonl": lines} if lines else {},
         )
@@ -179,7 +179,7 @@ class MimicIv:
         tell("done", 4, 4)
         return result
 
-    def _inputs(self, root: Path, parts: dict[str, Path]) -> Json:
+    def _inputs(self, root: Path, out: Path, parts: dict[str, Path]) -> Json:
         settings = dataclasses.asdict(self.config)
         del settings["workers"]
         tables = {name: {"path": path.relative_to(root).as_posix(), **_tables.fingerprint(path)} for name, path in parts.items()}
@@ -193,7 +193,7 @@ class MimicIv:
 
     def _with_headers(
         self, found: _Found, clips: pa.Table, root: Path, out: Path, progress: Progress | None
-    ) -> tuple[pa.Table, bytes]:
+    ) -> tuple[pa.Table, bytes, bool]:
         paths = clips["path"].to_pylist()
         files, missing = [], 0
         for path in paths:
@@ -204,7 +204,7 @@ class MimicIv:
                 missing += 1
         found.defect("clips", "missing_file", "listed, not there", missing)
         keep = ("kind", "num_frames", "code", "defects")
-        headers = _headers.scan(
+        scan = _headers.scan(
             root,
             files,
             memory=_memory(out),
@@ -212,13 +212,14 @@ class MimicIv:
             workers=self.config.workers,
             progress=progress,
         )
+        headers = scan.headers
         found.defects += _headers.defects_of(list(headers.values()))
         for name in ("kind", "num_frames"):
             values = pa.array(
                 [headers[path][name] if path in headers else None for path in paths], SCHEMAS["clips"].field(name).type
             )
             clips = clips.set_column(clips.column_names.index(name), name, values)
-        return clips, b"".join(path.read_bytes() for path in _memory(out) if path.is_file())
+        return clips, scan.lines(files), not scan.retry
 
 
 @dataclass(frozen=True, slots=True)
