@@ -1,0 +1,70 @@
+"""A recording as an encoder wants to be fed: 12 leads by name, filtered, resampled, cut or padded, in mV.
+
+C leads, L samples.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ecgecho.ecg.filters import band_pass, resample
+from ecgecho.types import F32, STANDARD_LEADS, Bool, EcgContract, EcgRecord, ItemError
+
+LIMB = {
+    "I": (1.0, 0.0),
+    "II": (0.0, 1.0),
+    "III": (-1.0, 1.0),
+    "aVR": (-0.5, -0.5),
+    "aVL": (1.0, -0.5),
+    "aVF": (-0.5, 1.0),
+}
+"""The limb leads as multiples of I and II. Source: Einthoven (III = II - I) and Goldberger (aVR = -(I + II) / 2, ...)."""
+
+
+def apply_contract(record: EcgRecord, contract: EcgContract) -> tuple[F32, Bool]:
+    """The recording under a contract -> (len(contract.leads), num_samples) mV and which leads hold data.
+
+    A lead that is missing and cannot be derived, or that holds a NaN, is all zeros and not valid.
+    Raises ItemError: "unit_not_mv", "no_valid_lead", "too_short" (contract.short "refuse").
+    """
+    if record.unit != "mv":
+        raise ItemError("unit_not_mv", f"the recording is in {record.unit}, a contract needs mV")
+    complete = canonical_leads(record, contract.leads)
+    lead_valid = complete.lead_valid
+    if not lead_valid.any():
+        raise ItemError("no_valid_lead", f"none of the leads {', '.join(contract.leads)} is usable (file has {record.leads})")
+    values: npt.NDArray[np.floating] = complete.signal[lead_valid]
+    if contract.band_hz is not None:
+        values = band_pass(values, record.fs_hz, contract.band_hz, contract.fs_hz)
+    values = resample(values, record.fs_hz, contract.fs_hz)[:, : contract.num_samples]
+    if values.shape[1] < contract.num_samples and contract.short == "refuse":
+        seconds = complete.signal.shape[1] / record.fs_hz
+        raise ItemError(
+            "too_short", f"{seconds:.2f} s recorded, {contract.num_samples / contract.fs_hz:.2f} s wanted", outcome="excluded"
+        )
+    result = np.zeros((len(contract.leads), contract.num_samples), np.float32)
+    result[lead_valid, : values.shape[1]] = values
+    return result, lead_valid
+
+
+def canonical_leads(record: EcgRecord, leads: tuple[str, ...] = STANDARD_LEADS) -> EcgRecord:
+    """The recording with exactly `leads`, chosen by name, at its own rate and length.
+
+    Missing limb leads are derived from two valid ones. A lead that was recorded with a NaN keeps it and is not valid:
+    what broke the electrode is no reason to trust a sum. A lead that is missing and cannot be derived is NaN, not valid.
+    """
+    if record.leads == leads:
+        return record
+    place = {name: row for row, name in enumerate(record.leads)}
+    limb = [name for name in LIMB if name in place and record.lead_valid[place[name]]][:2]
+    signal = np.full((len(leads), record.signal.shape[1]), np.nan, np.float32)
+    lead_valid = np.zeros(len(leads), bool)
+    for row, name in enumerate(leads):
+        if name in place:
+            signal[row], lead_valid[row] = record.signal[place[name]], record.lead_valid[place[name]]
+        elif name in LIMB and len(limb) == 2:
+            weights = np.linalg.solve(np.array([LIMB[known] for known in limb]).T, np.array(LIMB[name]))
+            known = record.signal[[place[known] for known in limb]].astype(np.float64)
+            signal[row], lead_valid[row] = weights @ known, True
+    return EcgRecord(signal=signal, leads=leads, lead_valid=lead_valid, unit=record.unit, fs_hz=record.fs_hz)
