@@ -1,0 +1,32 @@
+"""Rows with ids, groups and columns on disk: planned before they are computed, committed in parts, verified to the byte.
+
+The on-disk format is FORMAT.md. This package knows rows and columns, and nothing of what they mean.
+"""
+
+from embed_cache.errors import DamagedStore, IncompleteStore, StaleStore, StoreError
+from embed_cache.layout import Column
+from embed_cache.manifest import Manifest
+from embed_cache.plan import Plan, make_plan
+from embed_cache.store import EmbeddingStore
+from embed_cache.store import open_store as open
+from embed_cache.verify import Damage, VerifyReport, info, verify
+from embed_cache.writer import Row, Writer
+
+__all__ = [
+    "Column",
+    "Damage",
+    "DamagedStore",
+    "EmbeddingStore",
+    "IncompleteStore",
+    "Manifest",
+    "Plan",
+    "Row",
+    "StaleStore",
+    "StoreError",
+    "VerifyReport",
+    "Writer",
+    "info",
+    "make_plan",
+    "open",
+    "verify",
+]

@@ -1,0 +1,330 @@
+"""Reading a store: opened by its head alone, columns mapped, rows found by id and by group.
+
+Opening checks that every file the head lists is there with its size (stat only). Index arrays are checked by checksum
+when they are first used; columns are checked by `verify`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from embed_cache import disk
+from embed_cache.errors import DamagedStore, IncompleteStore, StoreError
+from embed_cache.layout import ERASURES, HEAD, PLAN, ROOT, SEGMENTS, STATUS, Column, SegmentShape
+from embed_cache.manifest import Manifest, parse_head, parse_int, unseal_json
+from embed_cache.mapping import Piece, flat
+
+I64 = npt.NDArray[np.int64]
+ERASED = STATUS.index("erased")
+
+
+def open_store(uri: str | os.PathLike[str]) -> EmbeddingStore:
+    """The store at `uri`, read-only. Refused without a head, with an unfinished erasure, or when a file is missing."""
+    path = local_path(uri)
+    manifest = read_head(path)
+    if manifest is None:
+        raise _no_head(path)
+    _refuse_open_erasure(path, manifest)
+    _check_sizes(path, manifest)
+    return EmbeddingStore(path, manifest)
+
+
+class EmbeddingStore:
+    """Sealed segments one after another, global row numbers from 0. Rows that are not `ok` hold fill values."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.columns: dict[str, Column] = {column.name: column for column in manifest.columns}
+        self._offsets = np.cumsum([0] + [shape.num_rows for shape in manifest.segments])
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        self._ragged_parts: dict[str, npt.NDArray[Any]] = {}
+        self._segment_indices: dict[int, dict[str, npt.NDArray[Any]]] = {}
+
+    def __len__(self) -> int:
+        return self.manifest.num_rows
+
+    def __repr__(self) -> str:
+        return f"EmbeddingStore({str(self.path)!r}, {len(self)} rows, columns {list(self.columns)})"
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """One line a row, in row order: id, group, status, reason, permanent, fingerprint, live, segment, part, row, counts."""
+        arrays = self._merged
+        segment = np.repeat(np.arange(len(self.manifest.segments)), np.diff(self._offsets))
+        parts = [np.arange(shape.num_rows) // shape.part_rows for shape in self.manifest.segments]
+        table = {
+            "id": _arrow_strings(arrays["id"], self.path),
+            "group": _arrow_strings(arrays["group"], self.path),
+            "status": pa.array(np.array(STATUS)[arrays["status"]]),
+            "reason": _arrow_strings(arrays["reason"], self.path),
+            "permanent": pa.array(arrays["permanent"].astype(bool)),
+            "fingerprint": _arrow_strings(arrays["fingerprint"], self.path),
+            "live": pa.array(self._live),
+            "segment": pa.array(segment),
+            "part": pa.array(np.concatenate(parts)),
+            "row": pa.array(np.arange(len(self))),
+        }
+        return pa.table(table | {name: pa.array(arrays[f"counts/{name}"]) for name in self.manifest.counts})
+
+    def rows(self, ids: Iterable[str]) -> I64:
+        """Global row numbers of the live rows of `ids`."""
+        found = []
+        for name in ids:
+            row = self._row_of.get(name)
+            if row is None:
+                example = next(iter(self._row_of), "")
+                raise StoreError(
+                    f"{self.path} holds no live row {name!r} (it holds {len(self._row_of)}, such as {example!r}). Cache it first."
+                )
+            found.append(row)
+        return np.array(found, dtype=np.int64)
+
+    def group(self, study: str) -> slice:
+        """The rows of a group in the newest segment that has it."""
+        found = self._groups.get(study)
+        if found is None:
+            example = next(iter(self._groups), "")
+            raise StoreError(
+                f"{self.path} holds no group {study!r} (it holds {len(self._groups)}, such as {example!r}). Cache it first."
+            )
+        return slice(*found)
+
+    def read(self, column: str, rows: slice | I64) -> npt.NDArray[Any]:
+        """Rows of a fixed column: a view for a slice, a copy for row numbers."""
+        values = self.array(column)
+        if isinstance(rows, slice):
+            return values[rows]
+        numbers = np.asarray(rows)
+        if numbers.dtype.kind not in "iu":
+            raise StoreError(f"rows must be a slice or whole numbers, not {numbers.dtype}; find them with rows(ids).")
+        if numbers.size and (numbers.min() < 0 or numbers.max() >= len(self)):
+            raise StoreError(
+                f"rows {numbers.min()} to {numbers.max()} were asked of {self.path}, which has rows 0 to {len(self) - 1}."
+            )
+        result: npt.NDArray[Any] = values.take(numbers, axis=0)
+        return result
+
+    def array(self, column: str) -> npt.NDArray[Any]:
+        """All rows of a fixed column, (len, *shape), read-only: mapped where full chunks are whole pages, else in memory."""
+        if column not in self._arrays:
+            found = self._column(column, ragged=False)
+            pieces = []
+            for shape, offset in zip(self.manifest.segments, self._offsets, strict=False):
+                for part in range(shape.num_parts):
+                    rows = shape.part(part)
+                    start, used = (int(offset) + rows.start) * found.row_bytes, (rows.stop - rows.start) * found.row_bytes
+                    pieces.append(Piece(self.path / shape.chunk(found, part), start, used, shape.part_rows * found.row_bytes))
+            values = flat(pieces, len(self) * found.row_bytes).view(found.numpy_dtype)
+            self._arrays[column] = values.reshape(len(self), *found.shape)
+        return self._arrays[column]
+
+    def read_ragged(self, column: str, row: int) -> npt.NDArray[Any]:
+        """The entries of one row of a ragged column, (n, *shape), read-only; none for a row that is not `ok`."""
+        found = self._column(column, ragged=True)
+        if not 0 <= row < len(self):
+            raise StoreError(f"row {row} was asked of {self.path}, which has rows 0 to {len(self) - 1}.")
+        segment = int(np.searchsorted(self._offsets, row, side="right")) - 1
+        inner = int(row) - int(self._offsets[segment])
+        shape, index = self.manifest.segments[segment], self.segment_index(segment)
+        start, count = int(index[f"ragged_start/{column}"][inner]), int(index[f"ragged_count/{column}"][inner])
+        return self.ragged_part(shape, found, inner // shape.part_rows)[start : start + count]
+
+    def content_hash(self) -> str:
+        """Equal for equal content, whatever the times, hosts and interruptions (FORMAT.md, 9). From the head alone."""
+        return self.manifest.content_hash()
+
+    def segment_index(self, number: int) -> dict[str, npt.NDArray[Any]]:
+        """Index arrays of a segment, checked: strings as zero-padded bytes (N,), the rest as numbers (N,)."""
+        if number not in self._segment_indices:
+            shape = self.manifest.segments[number]
+            arrays: dict[str, npt.NDArray[Any]] = {}
+            for name, (dtype, width) in shape.index_arrays().items():
+                entry = self.manifest.files[shape.index_chunk(name)]
+                path = self.path / entry.path
+                data = disk.read_file(path, entry.size)
+                if hashlib.sha256(data).hexdigest() != entry.sha256:
+                    raise DamagedStore(f"{path} is damaged: its bytes do not match the head. Restore it from a copy.")
+                kind = np.dtype(f"S{entry.size // shape.num_rows}") if width == 0 else np.dtype(dtype).newbyteorder("<")
+                arrays[name] = np.frombuffer(data, dtype=kind)
+            _check_index(arrays, shape, self.manifest, self.path)
+            self._segment_indices[number] = arrays
+        return self._segment_indices[number]
+
+    def ragged_part(self, shape: SegmentShape, column: Column, part: int) -> npt.NDArray[Any]:
+        """All entries of one part of a ragged column, (F_p, *shape)."""
+        path = shape.chunk(column, part)
+        if path not in self._ragged_parts:
+            entry = self.manifest.files.get(path)
+            size = entry.size if entry else 0
+            raw = flat([Piece(self.path / path, 0, size, size)] if entry else [], size)
+            self._ragged_parts[path] = raw.view(column.numpy_dtype).reshape(size // column.row_bytes, *column.shape)
+        return self._ragged_parts[path]
+
+    @cached_property
+    def _merged(self) -> dict[str, npt.NDArray[Any]]:
+        indices = [self.segment_index(number) for number in range(len(self.manifest.segments))]
+        return {name: np.concatenate([index[name] for index in indices]) for name in indices[0]}
+
+    @cached_property
+    def _runs(self) -> list[tuple[bytes, int, int]]:
+        """(group, first row, last row + 1) of every group in every segment, oldest first; erased rows belong to none."""
+        runs = []
+        for number, offset in enumerate(self._offsets[:-1].tolist()):
+            index = self.segment_index(number)
+            groups = index["group"]
+            edges = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1], True])
+            runs += [
+                (bytes(groups[first]), offset + first, offset + last)
+                for first, last in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+                if groups[first]
+            ]
+        return runs
+
+    @cached_property
+    def _groups(self) -> dict[str, tuple[int, int]]:
+        return {group.decode(): (first, last) for group, first, last in self._runs}
+
+    @cached_property
+    def _live(self) -> npt.NDArray[np.bool_]:
+        live = np.zeros(len(self), dtype=bool)
+        for first, last in self._groups.values():
+            live[first:last] = True
+        live &= self._merged["status"] != ERASED
+        return live
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        rows = np.flatnonzero(self._live)
+        ids = self._merged["id"][rows]
+        return {name.decode(): row for name, row in zip(ids.tolist(), rows.tolist(), strict=True)}
+
+    def _column(self, name: str, *, ragged: bool) -> Column:
+        found = self.columns.get(name)
+        if found is None:
+            raise StoreError(f"{self.path} has no column {name!r}. There is: {', '.join(self.columns)}.")
+        if found.ragged != ragged:
+            how = "read_ragged(column, row)" if found.ragged else "array(column) or read(column, rows)"
+            raise StoreError(f"column {name!r} of {self.path} is {'' if found.ragged else 'not '}ragged; read it with {how}.")
+        return found
+
+
+def local_path(uri: str | os.PathLike[str]) -> Path:
+    """The folder a uri names."""
+    text = os.fspath(uri)
+    if text.startswith("file://"):
+        text = text[len("file://") :]
+    if "://" in text:
+        raise StoreError(f"{text} is not a local folder; stores are read and written on local or mounted file systems only.")
+    return Path(text)
+
+
+def read_head(path: Path) -> Manifest | None:
+    """The head of the store at `path`, None where there is none."""
+    try:
+        data = disk.read_file(path / HEAD)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot read {path / HEAD}: {error.strerror}. Mend that and run again.") from error
+    return parse_head(data, str(path / HEAD))
+
+
+def progress(path: Path, segment: int) -> tuple[int, int] | None:
+    """(parts with a commit record, parts planned) of the open segment, None where none is planned."""
+    plan = path / SEGMENTS / f"{segment:05d}" / PLAN
+    try:
+        body = unseal_json(disk.read_file(plan), str(plan))
+    except FileNotFoundError:
+        return None
+    rows = parse_int(body, "num_rows", str(plan), 1, 1 << 40)
+    log = plan.parent / "log"
+    done = sum(1 for item in log.iterdir() if item.suffix == ".json") if log.is_dir() else 0
+    return done, -(-rows // parse_int(body, "part_rows", str(plan), 1, 1 << 40))
+
+
+def is_store(path: Path) -> bool:
+    """True where a store was begun: its root group carries the mark of the format."""
+    try:
+        return b'"embed_cache"' in disk.read_file(path / ROOT, 1 << 20)
+    except (OSError, DamagedStore):
+        return False
+
+
+def _no_head(path: Path) -> StoreError:
+    if not path.is_dir():
+        return StoreError(f"there is no store at {path}. Check the path, or make one first.")
+    if not is_store(path):
+        return StoreError(f"{path} is not a store. Check the path, or make one first.")
+    found = progress(path, 0)
+    how_far = "no part is finished" if found is None else f"{found[0]} of {found[1]} parts are finished"
+    return IncompleteStore(
+        f"{path} is not complete: it has no {HEAD}, {how_far}. Run the command that makes it again to finish it."
+    )
+
+
+def _refuse_open_erasure(path: Path, manifest: Manifest) -> None:
+    folder = path / ERASURES
+    if not folder.is_dir():
+        return
+    for item in sorted(folder.iterdir()):
+        if f"{ERASURES}/{item.name}" not in manifest.erasures and not disk.TEMPORARY.search(item.name):
+            raise IncompleteStore(
+                f"{item} is an erasure that was begun and not finished. Run `store erase` again to finish it first."
+            )
+
+
+def _check_sizes(path: Path, manifest: Manifest) -> None:
+    wrong = [entry.path for entry in manifest.files.values() if disk.regular_size(path / entry.path) != entry.size]
+    folders = {str(Path(name).parent) for name in manifest.files}
+    folders |= {str(parent) for folder in list(folders) for parent in Path(folder).parents}
+    wrong += [folder for folder in folders if (path / folder).is_symlink() and folder != "."]
+    if wrong:
+        more = f" and {len(wrong) - 1} more files" if len(wrong) > 1 else ""
+        raise DamagedStore(
+            f"{path / min(wrong)}{more}: missing, or not of the size the head lists. "
+            "Verify the store to see which rows are lost, then restore the files from a copy or make the store again."
+        )
+
+
+def _check_index(arrays: dict[str, npt.NDArray[Any]], shape: SegmentShape, manifest: Manifest, path: Path) -> None:
+    """What later code relies on; equal checksums do not make a foreign writer's numbers sensible."""
+    where = f"{path / shape.folder}/index"
+    if arrays["status"].max() >= len(STATUS) or arrays["permanent"].max() > 1:
+        raise DamagedStore(f"{where} holds a status this version does not know. Update the program, or make the store again.")
+    parts = np.arange(shape.num_rows) // shape.part_rows
+    for column in shape.ragged():
+        start, count = arrays[f"ragged_start/{column.name}"], arrays[f"ragged_count/{column.name}"]
+        files = [manifest.files.get(shape.chunk(column, part)) for part in range(shape.num_parts)]
+        lengths = np.array([entry.size // column.row_bytes if entry else 0 for entry in files])
+        if (start < 0).any() or (count < 0).any() or (start > lengths[parts]).any() or (count > lengths[parts] - start).any():
+            raise DamagedStore(f"{where} points outside column {column.name!r}. Make the store again.")
+
+
+def _arrow_strings(values: npt.NDArray[np.bytes_], path: Path) -> pa.Array:
+    """Zero-padded UTF-8 (N,) -> Arrow strings, without a Python object a row."""
+    width = values.dtype.itemsize
+    raw = np.frombuffer(values.tobytes(), dtype=np.uint8).reshape(len(values), width)
+    used = raw != 0
+    lengths = used.sum(1)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    wide = int(offsets[-1]) >= 1 << 31
+    kind = pa.large_string() if wide else pa.string()
+    buffers = [None, pa.py_buffer(offsets.astype(np.int64 if wide else np.int32).tobytes()), pa.py_buffer(raw[used].tobytes())]
+    result = pa.Array.from_buffers(kind, len(values), buffers)
+    try:
+        result.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DamagedStore(
+            f"{path} holds an id, group, reason or fingerprint that is not UTF-8. Make the store again."
+        ) from error
+    return result
