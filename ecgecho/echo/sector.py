@@ -26,6 +26,8 @@ STEP = 2
 """Grey levels by which living speckle changes from frame to frame; still pixels of a JPEG change by 0."""
 MOVING_SHARE = 0.2
 """Of the steps in which a pixel of the sector changes. A sweeping trace passes a pixel once or twice in a clip."""
+LIT, LIT_SHARE = 0.4, 0.68
+"""Mean level of the dimmest scanned pixels of a real cine (its 10th percentile is 0.3), and how many around must reach it."""
 BRIGHT = 12
 MIN_AREA, MAX_AREA = 0.15, 0.85
 """Of the region (of the image, where there is none): a sector of 90 degrees fills 0.55 of its box."""
@@ -36,9 +38,12 @@ MIN_OVERLAP = 0.85
 """Of the moving pixels that a region in guessed coordinates must hold, to be believed."""
 CHROMA = 28
 """Distance from the clip's own tint at which a pixel is drawn, not scanned; JPEG's chroma noise on speckle stays below 15."""
+SPREAD = 48
+"""Greatest minus least channel, the same for a grey map."""
+MARGIN = 3
 TINT_BINS = 16
 MAX_COLOURED = 1 / 3
-"""Of the sector: more is no drawing, and is not blanked by its boxes."""
+"""Of the sector: what a box may take; larger pieces are blanked by their own pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +71,13 @@ def find_sector(clip: EchoClip) -> Sector:
     box = _box(clip.regions, shape)
     small = _small(clip.frames, clip.kind)
     share = _share_of_steps(small, STEP)
+    scanned = _scanned(small)
     if box is not None and "region_rescaled" in clip.defects and _share_inside(share > MOVING_SHARE, box) < MIN_OVERLAP:
         defects.append("region_disagrees")
         box = None
-    hull = _hull(share > MOVING_SHARE, shape, box)
+    hull = _hull((share > MOVING_SHARE) & scanned, shape, box)
     # The dim flanks of a sector change by single levels; so does all of an image under a video codec, where this is too much.
-    wide = _hull(_share_of_steps(small, 1) > MOVING_SHARE, shape, box)
+    wide = _hull((_share_of_steps(small, 1) > MOVING_SHARE) & scanned, shape, box)
     if _area_fits(wide, box) and hull.sum() < wide.sum() <= MAX_GROWTH * hull.sum():
         hull = wide
     source: Source
@@ -100,7 +106,7 @@ def find_sector(clip: EchoClip) -> Sector:
 def blank(frames: U8, sector: Sector, kind: ClipKind) -> U8:
     """Frames with 0 outside the sector and, in b_mode, in place of coloured drawing inside it.
 
-    Drawing is blanked by the boxes of what it covers in any frame: a hole of its own shape would still tell the heart rate.
+    Drawing is blanked in all frames, by boxes: a hole of its own shape would still tell the heart rate.
     """
     if frames.shape[1:3] != sector.mask.shape:
         raise ValueError(f"frames of {frames.shape[1:3]} pixels and a sector of {sector.mask.shape}")
@@ -114,35 +120,45 @@ def blank(frames: U8, sector: Sector, kind: ClipKind) -> U8:
 
 
 def coloured_boxes(frames: U8, mask: Bool) -> Bool:
-    """(H, W), True in the boxes around what is drawn in colour in any frame, inside the mask."""
-    drawn = np.zeros(mask.shape, np.uint8)
-    tint = _tint(frames, mask)
-    neutral = bool((np.abs(tint - 128) <= CHROMA // 4).all())
-    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    inside = (slice(top, top + height), slice(left, left + width))
-    for frame in frames:
-        image = np.ascontiguousarray(frame[inside])
-        if neutral:
-            # |Cr - 128| = 0.71 |R - Y| and |Cb - 128| = 0.56 |B - Y|, so the spread of the channels exceeds either.
-            red, green, blue = cv2.split(image)
-            spread = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
-            rows, columns = np.nonzero(spread > CHROMA)
-            if not len(rows):
-                continue
-            drawn[inside][rows, columns] |= _away(image[rows, columns][None], tint)[0]
-        else:
-            drawn[inside] |= _away(image, tint)
-    drawn &= mask.astype(np.uint8)
-    if not drawn.any():
-        return drawn.astype(np.bool_)
-    joined = cv2.morphologyEx(drawn, cv2.MORPH_CLOSE, _disc(max(mask.shape) // 40 + 1))
-    count, _, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
+    """(H, W), True inside the mask in the boxes around connected drawing, wherever in the image it begins.
+
+    A trace that only touches the sector with its R waves is one piece outside it, so its box is a band across the sector:
+    holes where the R waves are would be as far apart as the beats.
+    """
+    drawn = _drawn(frames, _tint(frames, mask))
     boxes = np.zeros(mask.shape, np.bool_)
-    for x, y, width, height, _ in stats[1:count]:
-        # Chroma is stored at half the size and shared by 2 x 2 pixels; the brightness of a line reaches further than its colour.
-        boxes[max(y - 3, 0) : y + height + 3, max(x - 3, 0) : x + width + 3] = True
-    boxes &= mask
-    return boxes if boxes.sum() <= MAX_COLOURED * mask.sum() else _grow(drawn, 3) & mask
+    if not drawn.any():
+        return boxes
+    joined = cv2.morphologyEx(drawn, cv2.MORPH_CLOSE, _disc(max(mask.shape) // 30 + 1))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
+    limit = MAX_COLOURED * float(mask.sum())
+    for number in range(1, count):
+        x, y, width, height = (int(value) for value in stats[number, :4])
+        # JPEG stores chroma at half the size, and the brightness of a line reaches further than its colour.
+        box = (slice(max(y - MARGIN, 0), y + height + MARGIN), slice(max(x - MARGIN, 0), x + width + MARGIN))
+        if float(mask[box].sum()) <= limit:
+            boxes[box] = True
+        else:  # a frame around the picture, or colour flow that no tag announced
+            boxes |= _grow((labels == number) & (drawn > 0), MARGIN)
+    return boxes & mask
+
+
+def _drawn(frames: U8, tint: npt.NDArray[np.int16]) -> U8:
+    """(H, W), 1 where a pixel is coloured in any frame."""
+    if (np.abs(tint - 128) > CHROMA // 4).any():
+        found = np.zeros(frames.shape[1:3], np.uint8)
+        for frame in frames:
+            ycc = cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb)
+            away = np.abs(ycc[..., 1:].astype(np.int16) - tint[ycc[..., 0] // (256 // TINT_BINS)]).max(axis=2)
+            found |= (away > CHROMA).astype(np.uint8)
+        return found
+    # On a grey map the spread of the three channels says the same, 20 times faster: |Cr - 128| = 0.71 |R - Y|.
+    widest = np.zeros(frames.shape[1:3], np.uint8)
+    for frame in frames:
+        red, green, blue = cv2.split(frame)
+        spread = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
+        widest = cv2.max(widest, spread)
+    return np.asarray(widest > SPREAD, np.uint8)
 
 
 def _box(regions: tuple[Region, ...], shape: tuple[int, int]) -> Bool | None:
@@ -180,6 +196,12 @@ def _share_of_steps(small: npt.NDArray[np.int16], step: int) -> npt.NDArray[np.f
     return np.asarray(cv2.medianBlur((share * 255).astype(np.uint8), 5), np.float32) / 255.0
 
 
+def _scanned(small: npt.NDArray[np.int16]) -> Bool:
+    """(h, w) where nearly all pixels around are a little above black on average; in a JPEG's ringing beside an edge half are."""
+    lit = (small.mean(axis=0) >= LIT).astype(np.float32)
+    return np.asarray(cv2.blur(lit, (5, 5)) >= LIT_SHARE)
+
+
 def _hull(evidence: Bool, shape: tuple[int, int], box: Bool | None) -> Bool:
     """(H, W) the filled convex hull of the largest piece of evidence (h, w), after joining pieces that nearly touch."""
     size = (evidence.shape[1], evidence.shape[0])
@@ -212,18 +234,11 @@ def _share_inside(evidence: Bool, box: Bool) -> float:
     return float((evidence & (small > 0)).sum() / total) if total else 0.0
 
 
-def _away(image: U8, tint: npt.NDArray[np.int16]) -> U8:
-    """(h, w), 1 where the chroma of a pixel is far from the clip's tint at its brightness."""
-    ycc = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)
-    distance = np.abs(ycc[..., 1:].astype(np.int16) - tint[ycc[..., 0] // (256 // TINT_BINS)]).max(axis=2)
-    return np.asarray(distance > CHROMA, np.uint8)
-
-
 def _tint(frames: U8, mask: Bool) -> npt.NDArray[np.int16]:
     """(TINT_BINS, 2) the median chroma of the clip at each brightness: 128 for grey maps, a curve for sepia and blue ones."""
-    step = max(1, len(frames) // 8)
-    pixels = frames[::step][:, mask][:, ::7].reshape(1, -1, 3)
-    ycc = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2YCrCb)[0]
+    rows, columns = (index[::7] for index in np.nonzero(mask))
+    pixels = np.stack([frame[rows, columns] for frame in frames[:: max(1, len(frames) // 8)]])
+    ycc = cv2.cvtColor(pixels, cv2.COLOR_RGB2YCrCb).reshape(-1, 3)
     which = ycc[:, 0] // (256 // TINT_BINS)
     tint = np.full((TINT_BINS, 2), 128, np.int16)
     for number in range(TINT_BINS):
@@ -236,7 +251,7 @@ def _tint(frames: U8, mask: Bool) -> npt.NDArray[np.int16]:
     return tint
 
 
-def _grow(mask: Bool | U8, pixels: int) -> Bool:
+def _grow(mask: Bool, pixels: int) -> Bool:
     return np.asarray(cv2.dilate(mask.astype(np.uint8), _disc(2 * pixels + 1)), np.bool_)
 
 
