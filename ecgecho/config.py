@@ -8,12 +8,13 @@ import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from ecgecho import plugins
 from ecgecho.plugins import near_miss
-from ecgecho.types import UsageError
+from ecgecho.types import MethodSizes, UsageError
 
 C = TypeVar("C")
 
@@ -149,6 +150,16 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UsageError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def build_model(recipe: Recipe, sizes: MethodSizes) -> Any:
+    """The method around its encoder, an `nn.Module` initialised from the recipe's seed."""
+    import torch
+
+    torch.manual_seed(recipe.seed)
+    encoders, methods = plugins.load("encoders", recipe.encoder_name), plugins.load("methods", recipe.method_name)
+    encoder = encoders.build(from_json(encoders.Config, recipe.encoder, "encoder"))
+    return methods.build(from_json(methods.Config, recipe.method, "method"), encoder, sizes)
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

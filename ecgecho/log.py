@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,8 +39,11 @@ def duration(seconds: float) -> str:
 class Bar:
     """Progress of one job: rate and ETA. A bar on a terminal; else one logged line a minute."""
 
-    def __init__(self, label: str, total: int, *, unit: str, start: int = 0, shown: bool = True) -> None:
+    def __init__(
+        self, label: str, total: int, *, unit: str, start: int = 0, shown: bool = True, say: Callable[[str], None] = say
+    ) -> None:
         self.label, self.total, self.unit, self.start, self.done, self.shown = label, total, unit, start, start, shown
+        self.say = say
         self.began = self.spoke = time.monotonic()
         terminal = shown and sys.stderr.isatty()
         self._bar = (
@@ -58,7 +62,8 @@ class Bar:
             self.spoke = time.monotonic()
             rate = (self.done - self.start) / max(self.spoke - self.began, 1e-9)
             left = duration((self.total - self.done) / rate) if rate > 0 else "unknown"
-            say(f"{self.label}: {self.done} of {self.total} {self.unit}, {rate:.3g} {self.unit}/s, {left} left{', ' + note if note else ''}")
+            note = f", {note}" if note else ""
+            self.say(f"{self.label}: {self.done} of {self.total} {self.unit}, {rate:.3g} {self.unit}/s, {left} left{note}")
 
     def close(self) -> None:
         if self._bar is not None:
@@ -83,7 +88,9 @@ class Metrics:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        line = {"kind": kind, "step": step} | {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in values.items()}
+        line = {"kind": kind, "step": step} | {
+            k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in values.items()
+        }
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
 

@@ -1,0 +1,197 @@
+"""The batch of a step, gathered by row index on the device where it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ecgecho.config import DataOptions
+from ecgecho.data import augment
+from ecgecho.data.examples import Examples, Material
+from ecgecho.data.sampler import Draw, Sampler, views
+from ecgecho.data.tables import EchoTable, Normaliser, SignalTable
+from ecgecho.data.texts import TokenTable
+from ecgecho.types import F32, I64, Batch, Block, Json, UserError
+
+
+class Batches:
+    """Training batches by step, validation batches in order."""
+
+    def __init__(
+        self,
+        *,
+        material: Material,
+        signals: SignalTable,
+        echo: EchoTable | None,
+        tokens: TokenTable | None,
+        normaliser: Normaliser,
+        needs: frozenset[str],
+        options: DataOptions,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.signals, self.echo, self.tokens, self.normaliser = signals, echo, tokens, normaliser
+        self.needs, self.options, self.seed, self.device = needs, options, seed, device
+        self.examples, self.held_out, self.clips = material.splits["train"], material.splits["val"], material.clips
+        self.num_clips = np.array([len(rows) for rows in self.clips], np.int64)
+        self.passed = useful(self.examples, needs)
+        num_pairs = len(self.examples.pair_ecg) if echo is not None else 0
+        self._merged_studies: dict[int, F32] = {}
+        self._pass_views: dict[int, I64] = {}
+        self._check(len(self.passed), num_pairs)
+        self.sampler = Sampler(
+            num_ecgs=len(self.passed),
+            num_pairs=num_pairs,
+            batch_size=options.batch_size,
+            ratio=options.ratio,
+            batches=options.batches,
+            seed=seed,
+        )
+
+    def train(self, step: int) -> Batch:
+        """The batch of a step: ECGs of the pass, then the echo pairs."""
+        draw = self.sampler.draw(step)
+        ecgs = np.concatenate([self.passed[draw.ecgs], self.examples.pair_ecg[draw.pairs]])
+        studies = self.examples.pair_study[draw.pairs]
+        row = np.arange(len(draw.ecgs), len(ecgs))
+        with_text = self.options.batches == "joint" or len(draw.ecgs) > 0
+        return self._batch(
+            self.examples, ecgs, row, studies, self._shown(draw, studies), with_text=with_text, augment_seed=(step, self.seed)
+        )
+
+    def ids(self, step: int) -> list[str]:
+        """The ECG ids of a step's batch."""
+        draw = self.sampler.draw(step)
+        return [self.examples.ecg_id[i] for i in (*self.passed[draw.ecgs], *self.examples.pair_ecg[draw.pairs])]
+
+    def counts(self) -> Json:
+        """How much there is to learn from, and to validate on."""
+        pairs = self.echo is not None
+        used = {*self.passed.tolist(), *(self.examples.pair_ecg.tolist() if pairs else ())}
+        return {
+            "train_ecgs": len(used),
+            "train_subjects": len(np.unique(self.examples.subject[sorted(used)])),
+            "train_echo_pairs": len(self.examples.pair_ecg) if pairs else 0,
+            "train_echo_studies": len(np.unique(self.examples.pair_study)) if pairs else 0,
+            "val_ecgs": len(np.union1d(useful(self.held_out, self.needs), self.held_out.pair_ecg if pairs else self.passed[:0])),
+            "val_echo_pairs": len(self.held_out.pair_ecg) if pairs else 0,
+        }
+
+    def sample(self, count: int) -> Batch:
+        """`count` rows of the first step, to time a step on."""
+        draw = self.sampler.draw(0)
+        pairs = min(len(draw.pairs), max(count // 2, count - len(draw.ecgs)))
+        part = Draw(ecgs=draw.ecgs[: count - pairs], pairs=draw.pairs[:pairs], pair_pass=draw.pair_pass[:pairs])
+        ecgs = np.concatenate([self.passed[part.ecgs], self.examples.pair_ecg[part.pairs]])
+        studies = self.examples.pair_study[part.pairs]
+        row = np.arange(len(part.ecgs), len(ecgs))
+        return self._batch(self.examples, ecgs, row, studies, self._shown(part, studies), with_text=True, augment_seed=None)
+
+    def validation(self) -> Iterator[Batch]:
+        """Every row of the validation split once, the last batch short.
+
+        ECGs with an echo pair come first, in batches of their own, each with its study, the mean over its clips.
+        """
+        held = self.held_out
+        with_pair = held.pair_ecg if self.echo is not None and "echo" in self.needs else np.empty(0, np.int64)
+        study_of = dict(zip(held.pair_ecg.tolist(), held.pair_study.tolist(), strict=True))
+        rest = np.setdiff1d(useful(held, self.needs), with_pair)
+        for group in (with_pair, rest):
+            for start in range(0, len(group), self.options.batch_size):
+                ecgs = group[start : start + self.options.batch_size]
+                row = np.arange(len(ecgs) if group is with_pair else 0)
+                studies = np.array([study_of[int(e)] for e in ecgs[row]], np.int64)
+                moments = torch.from_numpy(self._merged(studies)).to(self.device) if len(row) else None
+                yield self._batch(held, ecgs, row, studies, moments, with_text=True, augment_seed=None)
+
+    def _batch(
+        self, examples: Examples, ecgs: I64, echo_row: I64, studies: I64, moments: Tensor | None, *, with_text: bool,
+        augment_seed: tuple[int, int] | None,
+    ) -> Batch:  # fmt: skip
+        signal, lead_valid = self.signals.take(examples.row[ecgs])
+        ecg = self.normaliser(signal, lead_valid)
+        if augment_seed is not None and self.options.augment == "light":
+            ecg = augment.light(ecg, lead_valid, hash_pair(*augment_seed))
+        study = np.full(len(ecgs), -1, np.int64)
+        study[echo_row] = studies
+        text = examples.text[ecgs]
+        return Batch(
+            ecg=ecg[None],
+            ecg_lead_valid=lead_valid,
+            subject=self._to(examples.subject[ecgs]),
+            study=self._to(study),
+            text_key=self._to(text),
+            echo=None if moments is None else Block(values=moments, row=self._to(echo_row)),
+            text=self._texts(text) if with_text and "text" in self.needs else None,
+            labels=torch.from_numpy(examples.labels[ecgs]).to(self.device) if "labels" in self.needs else None,
+            labels_valid=torch.from_numpy(examples.labels_valid[ecgs]).to(self.device) if "labels" in self.needs else None,
+        )
+
+    def _texts(self, text: I64) -> Block | None:
+        row = np.flatnonzero(text >= 0)
+        if self.tokens is None or not len(row):
+            return None
+        ids, valid = self.tokens.take(text[row])
+        return Block(values=self._to(ids), row=self._to(row), valid=torch.from_numpy(valid).to(self.device))
+
+    def _shown(self, draw: Draw, studies: I64) -> Tensor | None:
+        """The moments (M, 2, D) each pair's study shows in this pass."""
+        if self.echo is None or not len(studies):
+            return None
+        if self.options.views == "merge":
+            return torch.from_numpy(self._merged(studies)).to(self.device)
+        which = [self._views(int(n))[s] for n, s in zip(draw.pair_pass, studies, strict=True)]
+        rows = np.array([self.clips[s][k] for s, k in zip(studies, which, strict=True)], np.int64)
+        return self.echo.moments.take(rows).float()
+
+    def _views(self, number: int) -> I64:
+        """Which clip each study shows in a pass; two passes are kept, because a batch can reach into the next."""
+        if number not in self._pass_views:
+            self._pass_views = {n: v for n, v in self._pass_views.items() if n == number - 1}
+            self._pass_views[number] = views(self.seed, number, self.num_clips)
+        return self._pass_views[number]
+
+    def _merged(self, studies: I64) -> F32:
+        """The moments (M, 2, D) over all clips of each study."""
+        assert self.echo is not None
+        new = [s for s in dict.fromkeys(studies.tolist()) if s not in self._merged_studies]
+        self._merged_studies.update(zip(new, self.echo.merged([self.clips[s] for s in new]), strict=True))
+        return np.stack([self._merged_studies[s] for s in studies.tolist()])
+
+    def _to(self, values: I64) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device, non_blocking=True)
+
+    def _check(self, num_ecgs: int, num_pairs: int) -> None:
+        if "echo" in self.needs and not num_pairs:
+            raise UserError(
+                f"the training split has no ECG with an echo study in the echo stores within {self.options.window_days:g} days; "
+                "widen data.window_days, or check that the stores were made from these catalogs."
+            )
+        if self.needs - {"echo"} and not num_ecgs:
+            raise UserError(
+                f"the training split has no ECG with {' or '.join(sorted(self.needs - {'echo'}))}; check the catalogs."
+            )
+        sizes = [n for n, wanted in ((num_ecgs, self.needs - {"echo"}), (num_pairs, "echo" in self.needs)) if wanted]
+        if self.options.batches == "single" and min(sizes) < self.options.batch_size:
+            raise UserError(
+                f"data.batches=single fills a batch of {self.options.batch_size} with one kind, but there are {num_ecgs} ECGs "
+                f"and {num_pairs} echo pairs; lower data.batch_size, or use data.batches=joint."
+            )
+
+
+def useful(examples: Examples, needs: frozenset[str]) -> I64:
+    """The ECGs a pass goes over: those with a text or a label, where the method learns from them."""
+    wanted = np.zeros(len(examples.ecg_id), bool)
+    if "text" in needs:
+        wanted |= examples.text >= 0
+    if "labels" in needs:
+        wanted |= examples.labels_valid.any(1)
+    return np.flatnonzero(wanted)
+
+
+def hash_pair(step: int, seed: int) -> int:
+    """A seed for a step's augmentation."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,206 @@
+"""What a split offers to learn from: the catalogs' rows joined to the stores' rows, as integers.
+
+Shape letters: N ECGs of a split, P echo pairs of a split, S studies of all splits, K tasks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ecgecho.catalog import Catalog, subject_tag
+from ecgecho.config import DataOptions
+from ecgecho.data.texts import key_of
+from ecgecho.pairs import TASKS, check_together, label_values
+from ecgecho.types import F32, I64, Bool, UsageError, UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """One split."""
+
+    ecg_id: tuple[str, ...]
+    row: I64
+    """(N,) in the signal table."""
+    subject: I64
+    """(N,)."""
+    text: I64
+    """(N,) in the list of distinct texts, -1 where there is none."""
+    labels: F32
+    """(N, K)."""
+    labels_valid: Bool
+    """(N, K)."""
+    pair_ecg: I64
+    """(P,) in this split, each once."""
+    pair_study: I64
+    """(P,) in the list of studies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """All splits with what they share."""
+
+    splits: Mapping[str, Examples]
+    texts: tuple[str, ...]
+    """Distinct texts; never written anywhere."""
+    clips: tuple[I64, ...]
+    """Per study the rows of its cines in the echo table, of the wanted view."""
+    notes: tuple[str, ...]
+    """What the user should know: what was left out, what cannot be checked."""
+
+    def training_texts(self) -> Iterator[tuple[int, str]]:
+        """(subject, text) of the training split."""
+        train = self.splits["train"]
+        return ((int(who), self.texts[t]) for who, t in zip(train.subject, train.text, strict=True) if t >= 0)
+
+
+def join(
+    catalogs: Sequence[Catalog], ecg_rows: Mapping[str, int], clip_rows: Mapping[str, int], options: DataOptions
+) -> Material:
+    """Catalogs and the ids of the stores -> the examples of every split. A subject in two splits, or in none, is refused."""
+    notes = check_together(catalogs)
+    clips = _Clips(catalogs, clip_rows, options.views)
+    subjects: dict[tuple[str, str], int] = {}
+    texts: dict[str, int] = {}
+    shown: list[str] = []
+    seen: set[str] = set()
+    columns: dict[str, _Columns] = {name: _Columns() for name in SPLITS}
+    unread = 0
+    for number, catalog in enumerate(catalogs):
+        text_of, study_of = _pairs(catalog, options.window_days)
+        split_of = dict(zip(*(catalog.subjects.column(c).to_pylist() for c in ("subject_id", "split")), strict=True))
+        ecg_ids, subject_ids = (catalog.ecgs.column(c).to_pylist() for c in ("ecg_id", "subject_id"))
+        _check_splits(catalog, subject_ids, split_of)
+        labels = _labels(catalog, ecg_ids, options)
+        for place, (ecg_id, subject_id) in enumerate(zip(ecg_ids, subject_ids, strict=True)):
+            if ecg_id in seen:
+                raise UserError(f"ECG {ecg_id!r} of {catalog.path} is in an earlier catalog too; give each recording once.")
+            seen.add(ecg_id)
+            if ecg_id not in ecg_rows:
+                unread += 1
+                continue
+            here = columns[split_of[subject_id]]
+            text = text_of.get(ecg_id, "")
+            key = key_of(text) if text.strip() else ""
+            if key and key not in texts:
+                texts[key] = len(shown)
+                shown.append(text)
+            study = clips.study(number, study_of.get(ecg_id, ""))
+            if study >= 0:
+                here.pair_ecg.append(len(here.ecg_id))
+                here.pair_study.append(study)
+            here.ecg_id.append(ecg_id)
+            here.row.append(ecg_rows[ecg_id])
+            here.subject.append(subjects.setdefault((catalog.family, subject_id), len(subjects)))
+            here.text.append(texts[key] if key else -1)
+            here.labels.append(labels[place])
+    if len(seen) == unread:
+        raise UserError(
+            f"none of the {unread} ECGs of the catalogs is in the ECG stores; were the stores made from these catalogs?"
+        )
+    if unread:
+        notes.append(f"{unread} of {len(seen)} ECGs are not in the ECG stores and are left out")
+    if clips.other_kind:
+        notes.append(f"{clips.other_kind} cines that are not B-mode are left out")
+    return Material(
+        splits={name: c.finish(len(options.tasks)) for name, c in columns.items()},
+        texts=tuple(shown),
+        clips=tuple(np.array(rows, np.int64) for rows in clips.found),
+        notes=tuple(notes),
+    )
+
+
+def _check_splits(catalog: Catalog, subject_ids: Sequence[str], split_of: Mapping[str, str]) -> None:
+    none = sorted({s for s in subject_ids if split_of[s] not in SPLITS})
+    if none:
+        raise UserError(
+            f"{len(none)} subjects of {catalog.path} are in split 'none' (first {subject_tag(none[0])}): whose recordings these "
+            "are is not known, or the dataset keeps them out, so they cannot be trained on. Index with subject ids, or take "
+            "them out of the catalog."
+        )
+
+
+def _labels(catalog: Catalog, ecg_ids: list[str], options: DataOptions) -> I64:
+    """(n, K) 1, 0, or -1 where no measurement lies within the window."""
+    for name in options.tasks:
+        if name not in TASKS:
+            raise UsageError(f"there is no task {name!r} for data.tasks. There is: {', '.join(TASKS)}.")
+    tasks = [TASKS[name] for name in options.tasks]
+    columns = [task.of(label_values(catalog, ecg_ids, task.label, options.window_days)) for task in tasks]
+    return np.stack(columns, axis=1) if columns else np.empty((len(ecg_ids), 0), np.int64)
+
+
+def _pairs(catalog: Catalog, window_days: float) -> tuple[dict[str, str], dict[str, str]]:
+    """ECG -> its text, and ECG -> its study within the window."""
+    names = ("ecg_id", "study_id", "text_id", "gap_days")
+    table = catalog.pairs
+    found = catalog.texts_of(table["text_id"])
+    words = dict(zip(found["text_id"].to_pylist(), found["text"].to_pylist(), strict=True))
+    texts, studies = {}, {}
+    for ecg_id, study_id, text_id, gap_days in zip(*(table[c].to_pylist() for c in names), strict=True):
+        if text_id is not None:
+            texts[ecg_id] = words[text_id]
+        if study_id is not None and (gap_days is None or abs(gap_days) <= window_days):
+            studies[ecg_id] = study_id
+    return texts, studies
+
+
+@dataclass(slots=True)
+class _Columns:
+    ecg_id: list[str] = field(default_factory=list)
+    row: list[int] = field(default_factory=list)
+    subject: list[int] = field(default_factory=list)
+    text: list[int] = field(default_factory=list)
+    labels: list[I64] = field(default_factory=list)
+    pair_ecg: list[int] = field(default_factory=list)
+    pair_study: list[int] = field(default_factory=list)
+
+    def finish(self, num_tasks: int) -> Examples:
+        labels = np.array(self.labels, np.int64).reshape(len(self.ecg_id), num_tasks)
+        return Examples(
+            ecg_id=tuple(self.ecg_id),
+            row=np.array(self.row, np.int64),
+            subject=np.array(self.subject, np.int64),
+            text=np.array(self.text, np.int64),
+            labels=labels.clip(0).astype(np.float32),
+            labels_valid=labels >= 0,
+            pair_ecg=np.array(self.pair_ecg, np.int64),
+            pair_study=np.array(self.pair_study, np.int64),
+        )
+
+
+class _Clips:
+    """The usable cines of every study: in the store, B-mode as far as the catalog knows, of the wanted view."""
+
+    def __init__(self, catalogs: Sequence[Catalog], clip_rows: Mapping[str, int], views: str) -> None:
+        self.rows: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
+        self.numbers: dict[tuple[int, str], int] = {}
+        self.found: list[list[int]] = []
+        self.other_kind = 0
+        known_views = Counter[str]()
+        for number, catalog in enumerate(catalogs):
+            names = ("clip_id", "study_id", "kind", "view")
+            for clip_id, study_id, kind, view in zip(*(catalog.clips[c].to_pylist() for c in names), strict=True):
+                if clip_id not in clip_rows:
+                    continue
+                known_views[view or "unknown"] += 1
+                self.other_kind += kind not in (None, "b_mode")
+                if kind in (None, "b_mode") and views in ("draw", "merge", view):
+                    self.rows[number, study_id].append(clip_rows[clip_id])
+        if known_views and not self.rows:
+            shown = ", ".join(sorted(known_views))
+            raise UserError(f"no cine of the catalogs has the view {views!r}. data.views is draw, merge, or one of: {shown}.")
+
+    def study(self, number: int, study_id: str) -> int:
+        """The number of a study that has cines, else -1."""
+        if (number, study_id) not in self.rows:
+            return -1
+        if (number, study_id) not in self.numbers:
+            self.numbers[number, study_id] = len(self.found)
+            self.found.append(sorted(self.rows[number, study_id]))
+        return self.numbers[number, study_id]

@@ -1,0 +1,175 @@
+"""Stores as tables to gather rows from: on the GPU where they fit, else on the host, mapped or loaded as the store gives them.
+
+Shape letters: N rows of all stores, M rows asked for, C leads, L samples, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+import embed_cache
+from ecgecho.config import digest, to_json
+from ecgecho.types import F32, I64, EcgContract, Json, UserError
+
+DEVICE_SHARE = 0.5  # of the GPU's free memory; the rest is for the model and its activations
+CHUNK_ROWS = 1024
+
+
+class Column:
+    """One column of several stores, one after the other, behind one row number."""
+
+    def __init__(self, arrays: Sequence[npt.NDArray[np.generic]], device: torch.device) -> None:
+        self.ends = np.cumsum([len(a) for a in arrays])
+        self.device = device
+        num_bytes = sum(a.nbytes for a in arrays)
+        fits = device.type == "cuda" and num_bytes < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+        self.arrays = arrays
+        self.tensor = torch.cat([torch.from_numpy(np.array(a)) for a in arrays]).to(device) if fits else None
+
+    def take(self, rows: I64) -> Tensor:
+        """(M,) -> (M, ...) on the device."""
+        if self.tensor is not None:
+            return self.tensor[torch.from_numpy(rows).to(self.device, non_blocking=True)]
+        return torch.from_numpy(self.take_host(rows)).to(self.device, non_blocking=True)
+
+    def take_host(self, rows: I64) -> npt.NDArray[np.generic]:
+        """(M,) -> (M, ...) on the host."""
+        if len(self.arrays) == 1:
+            return np.take(self.arrays[0], rows, axis=0)
+        which = np.searchsorted(self.ends, rows, side="right")
+        result = np.empty((len(rows), *self.arrays[0].shape[1:]), self.arrays[0].dtype)
+        for k, array in enumerate(self.arrays):
+            here = which == k
+            result[here] = array[rows[here] - (self.ends[k] - len(array))]
+        return result
+
+
+class SignalTable:
+    """ECGs as int16 (N, C, L) with a scale (N, C) in mV and which leads hold a recording (N, C)."""
+
+    def __init__(
+        self, stores: Sequence[embed_cache.EmbeddingStore], paths: Sequence[str], contract: EcgContract, device: torch.device
+    ) -> None:
+        for store, path in zip(stores, paths, strict=True):
+            check_contract(store, path, contract)
+        self.rows = rows_of(stores, paths)
+        self.signal = Column([s.array("signal") for s in stores], device)
+        self.scale = Column([s.array("scale") for s in stores], device)
+        self.lead_valid = Column([s.array("lead_valid") for s in stores], device)
+
+    def take(self, rows: I64) -> tuple[Tensor, Tensor]:
+        """(M,) -> mV (M, C, L) fp32, lead_valid (M, C) bool, on the device."""
+        return self.signal.take(rows).float() * self.scale.take(rows).float()[:, :, None], self.lead_valid.take(rows).bool()
+
+    def statistics(self, rows: I64) -> tuple[F32, F32]:
+        """Per lead over the valid leads of `rows`: mean (C,) and standard deviation (C,), in mV, summed in fp64."""
+        leads = self.scale.arrays[0].shape[1]
+        count, total, square = np.zeros(leads), np.zeros(leads), np.zeros(leads)
+        for start in range(0, len(rows), CHUNK_ROWS):
+            part = rows[start : start + CHUNK_ROWS]
+            signal = self.signal.take_host(part).astype(np.float64)
+            valid = self.lead_valid.take_host(part).astype(bool)
+            scale = np.where(valid, self.scale.take_host(part), 0).astype(np.float64)
+            count += valid.sum(0) * signal.shape[2]
+            total += (signal.sum(2) * scale).sum(0)
+            square += (np.square(signal).sum(2) * np.square(scale)).sum(0)
+        mean = total / np.maximum(count, 1)
+        std = np.sqrt(np.maximum(square / np.maximum(count, 1) - np.square(mean), 0))
+        return mean.astype(np.float32), std.astype(np.float32)
+
+
+class Normaliser:
+    """(x - mean) / std per lead, zero where a lead holds nothing; fitted on the training split and kept in the run."""
+
+    def __init__(self, mean: F32, std: F32, device: torch.device) -> None:
+        self.mean = torch.as_tensor(mean, dtype=torch.float32, device=device)
+        self.std = torch.as_tensor(std, dtype=torch.float32, device=device).clamp_min(
+            1e-8
+        )  # EchoingECG src/datasets/helpers.py:73
+
+    def __call__(self, signal_mv: Tensor, lead_valid: Tensor) -> Tensor:
+        """(B, C, L), (B, C) -> (B, C, L)."""
+        scaled = (signal_mv - self.mean[:, None]) / self.std[:, None]
+        return torch.where(lead_valid[:, :, None], scaled, torch.zeros((), device=scaled.device))
+
+
+class EchoTable:
+    """Teacher moments of cines, fp16 (N, 2, D), slot 0 the mean and slot 1 the standard deviation over a clip's frames."""
+
+    def __init__(self, stores: Sequence[embed_cache.EmbeddingStore], paths: Sequence[str], device: torch.device) -> None:
+        self.teacher = _one_teacher(stores, paths)
+        self.rows = rows_of(stores, paths)
+        self.moments = Column([s.array("moments") for s in stores], device)
+        self.num_frames = np.concatenate([s.index.column("num_frames").to_numpy() for s in stores])
+        self.dim = int(self.moments.arrays[0].shape[2])
+
+    def merged(self, groups: Sequence[I64]) -> F32:
+        """Moments over all frames of all clips of each group of rows: (len(groups), 2, D). Exact, by the frame counts."""
+        result = np.empty((len(groups), 2, self.dim), np.float32)
+        for k, rows in enumerate(groups):
+            moments = self.moments.take_host(rows).astype(np.float64)
+            result[k] = merge_moments(moments[:, 0], moments[:, 1], self.num_frames[rows])
+        return result
+
+
+def merge_moments(mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64], num_frames: I64) -> npt.NDArray[np.float64]:
+    """(M, D), (M, D), (M,) -> (2, D): mean and population standard deviation of the M clips' frames together."""
+    share = (num_frames / num_frames.sum())[:, None]
+    whole = (share * mean).sum(0)
+    var = (share * (np.square(std) + np.square(mean - whole))).sum(0)
+    return np.stack([whole, np.sqrt(var)])
+
+
+def rows_of(stores: Sequence[embed_cache.EmbeddingStore], paths: Sequence[str]) -> dict[str, int]:
+    """Id -> row over all stores, of live rows that are ok; an id in two stores is refused."""
+    result: dict[str, int] = {}
+    offset = 0
+    for k, (store, path) in enumerate(zip(stores, paths, strict=True)):
+        index = store.index
+        ok = np.array(index.column("live").to_numpy(zero_copy_only=False), bool)
+        ok &= np.array(index.column("status").to_pylist()) == "ok"
+        ids = [i for i, wanted in zip(index.column("id").to_pylist(), ok, strict=True) if wanted]
+        twice = next((i for i in ids if i in result), None)
+        if twice is not None:
+            raise UserError(f"{twice!r} is in {path} and in an earlier one of {', '.join(paths[:k])}; give each recording once.")
+        result.update(zip(ids, (np.asarray(store.rows(ids)) + offset).tolist(), strict=True))
+        offset += len(store)
+    return result
+
+
+def check_contract(store: embed_cache.EmbeddingStore, path: str, contract: EcgContract) -> None:
+    """Refuse a store that an encoder with this contract must not be fed from."""
+    if store.manifest.kind != "ecg":
+        raise UserError(f"{path} is a store of kind {store.manifest.kind!r}; --ecg wants one made by `ecgecho cache-ecg`.")
+    if store.manifest.identity.get("contract_sha256") == digest(contract):
+        return
+    made = store.manifest.identity.get("contract")
+    wanted = to_json(contract)
+    if not made:
+        found = "holds the ECGs as recorded"
+    else:
+        found = "differs in " + ", ".join(f"{k} ({made.get(k)!r}, not {wanted[k]!r})" for k in wanted if made.get(k) != wanted[k])
+    raise UserError(
+        f"{path} is not made by the contract {contract.name!r} of this encoder: it {found}. "
+        f"Make it with `ecgecho cache-ecg CATALOG --contract {contract.name} --out STORE`."
+    )
+
+
+def _one_teacher(stores: Sequence[embed_cache.EmbeddingStore], paths: Sequence[str]) -> Json:
+    """The identity that all echo stores share; another teacher, mask or weights is refused with the field that differs."""
+    first: Json = dict(stores[0].manifest.identity)
+    for store, path in zip(stores, paths, strict=True):
+        if store.manifest.kind != "echo":
+            raise UserError(f"{path} is a store of kind {store.manifest.kind!r}; --echo wants one made by `ecgecho cache-echo`.")
+        for field in sorted({*first, *store.manifest.identity}):
+            if first.get(field) != store.manifest.identity.get(field):
+                raise UserError(
+                    f"{path} and {paths[0]} differ in {field}: {store.manifest.identity.get(field)!r} and {first.get(field)!r}; "
+                    "an ECG cannot be taught by two teachers at once."
+                )
+    return first

@@ -1,0 +1,174 @@
+"""A trained student: from a run's directory to embeddings of ECGs and texts.
+
+Shape letters: N rows, B batch, C leads, L samples, D embedding, K tasks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import embed_cache
+from ecgecho import config, plugins
+from ecgecho.config import Recipe
+from ecgecho.data.tables import Normaliser, SignalTable
+from ecgecho.data.texts import Tokeniser, TokenTable, from_json
+from ecgecho.ecg.contract import apply_contract
+from ecgecho.types import F32, I64, Block, EcgContract, EcgRecord, Embedding, Json, MethodSizes, UserError
+from embed_cache import EmbeddingStore
+
+RUN_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Student:
+    """A method in evaluation mode with all it was fitted with. Make one with `load` or `Student.random`."""
+
+    model: nn.Module
+    recipe: Recipe
+    contract: EcgContract
+    normaliser: Normaliser
+    tokeniser: Tokeniser | None
+    device: torch.device
+    run: Json
+    """run.json."""
+    path: Path
+    """The run's directory."""
+
+    @property
+    def encoder_module(self) -> nn.Module:
+        """The ECG encoder, (B, C, L) normalised -> tokens (B, T, width)."""
+        encoder: nn.Module = self.model.encoder  # type: ignore[assignment]
+        return encoder
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What `predict_rows` predicts, in order; empty where the method does not classify."""
+        return self.recipe.data.tasks if hasattr(self.model, "predict") else ()
+
+    @property
+    def has_text(self) -> bool:
+        """Whether `embed_texts` works."""
+        return self.tokeniser is not None
+
+    def source_paths(self, kind: str) -> list[Path]:
+        """Where the run's "catalogs", "ecgs" or "echos" lie."""
+        return [Path(p) if "://" in p else self.path / p for p in self.run["paths"][kind]]
+
+    def embed(self, signal_mv: npt.NDArray[np.floating], fs_hz: float, leads: Sequence[str]) -> Embedding:
+        """One recording (C, L) in mV with its leads by name, of any rate and length -> (1, D) on the host."""
+        signal = np.ascontiguousarray(signal_mv, np.float32)
+        valid = np.asarray(np.isfinite(signal).all(axis=-1), np.bool_)
+        record = EcgRecord(signal=signal, leads=tuple(leads), lead_valid=valid, unit="mv", fs_hz=float(fs_hz))
+        prepared, lead_valid = apply_contract(record, self.contract)
+        return self._embed(torch.from_numpy(prepared)[None].to(self.device), torch.from_numpy(lead_valid)[None].to(self.device))
+
+    def embed_rows(self, ecgs: EmbeddingStore | SignalTable, rows: I64, batch_size: int = 256) -> tuple[F32, F32 | None]:
+        """Rows of an ECG store, or of several behind `open_signals` -> mean (N, D) and log-variance (N, D) or None."""
+        signals = self.open_signals([ecgs]) if isinstance(ecgs, EmbeddingStore) else ecgs
+        parts = [self._embed(*signals.take(rows[k : k + batch_size])) for k in range(0, len(rows), batch_size)]
+        return _joined(parts)
+
+    def predict_rows(self, ecgs: EmbeddingStore | SignalTable, rows: I64, batch_size: int = 256) -> F32:
+        """Probabilities (N, K) of `tasks`."""
+        if not self.tasks:
+            raise UserError(f"{self.path} was trained by {self.recipe.method_name}, which predicts no labels.")
+        signals = self.open_signals([ecgs]) if isinstance(ecgs, EmbeddingStore) else ecgs
+        result = []
+        for k in range(0, len(rows), batch_size):
+            signal, lead_valid = signals.take(rows[k : k + batch_size])
+            with torch.no_grad():
+                result.append(self.model.predict(self.normaliser(signal, lead_valid), lead_valid).cpu())  # type: ignore[operator]
+        return np.asarray(torch.cat(result).numpy(), np.float32)
+
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 256) -> tuple[F32, F32 | None]:
+        """Reports or prompts -> mean (N, D) and log-variance (N, D) or None."""
+        if self.tokeniser is None:
+            raise UserError(f"{self.path} was trained without texts; it cannot embed any.")
+        table = TokenTable(texts, self.tokeniser, self.recipe.data)
+        parts = []
+        for k in range(0, len(texts), batch_size):
+            ids, valid = table.take(np.arange(k, min(k + batch_size, len(texts))))
+            block = Block(
+                values=torch.from_numpy(ids).to(self.device),
+                row=torch.arange(len(ids), device=self.device),
+                valid=torch.from_numpy(valid).to(self.device),
+            )
+            with torch.no_grad():
+                parts.append(_on_host(self.model.embed_text(block)))  # type: ignore[operator]
+        return _joined(parts)
+
+    def open_signals(self, stores: Sequence[Path | str | EmbeddingStore]) -> SignalTable:
+        """ECG stores made by the student's contract, behind one row number; another one is refused."""
+        opened = [s if isinstance(s, EmbeddingStore) else embed_cache.open(s) for s in stores]
+        return SignalTable(opened, [str(s.path) for s in opened], self.contract, self.device)
+
+    @staticmethod
+    def random(like: Student, seed: int) -> Student:
+        """The same architecture, randomly initialised and never trained: the floor of an evaluation."""
+        model = config.build_model(replace(like.recipe, seed=seed), _sizes(like.run, like.path)).to(like.device).eval()
+        return replace(like, model=model)
+
+    def _embed(self, signal_mv: Tensor, lead_valid: Tensor) -> Embedding:
+        with torch.no_grad():
+            return _on_host(self.model.embed_ecg(self.normaliser(signal_mv, lead_valid), lead_valid))  # type: ignore[operator]
+
+
+def load(run: Path | str, device: str = "cpu") -> Student:
+    """The student of a finished run."""
+    path, where = Path(run), torch.device(device)
+    if not (path / "run.json").is_file():
+        raise UserError(f"{path} is no run: it has no run.json. Make one with `ecgecho train ... --out {path}`.")
+    facts: Json = config.read_json(path / "run.json")
+    if facts.get("format") != RUN_FORMAT:
+        raise UserError(f"{path} has run format {facts.get('format')!r}; this ecgecho reads {RUN_FORMAT}. Train it again.")
+    if not facts["done"]:
+        raise UserError(f"{path} is not done; run its `ecgecho train` again, it goes on from the last checkpoint.")
+    recipe = config.from_json(Recipe, facts["identity"]["recipe"])
+    contract = plugins.load("encoders", recipe.encoder_name).CONTRACT
+    if config.to_json(contract) != facts["contract"]:
+        raise UserError(
+            f"{path} was trained under another form of the contract {contract.name!r} than this ecgecho has; train it again."
+        )
+    model = config.build_model(recipe, _sizes(facts, path))
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path / "model.safetensors"), strict=True)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"{path / 'model.safetensors'} cannot be read into the model of run.json: {str(error).splitlines()[0]}"
+        ) from error
+    vocabulary, fitted = path / "vocabulary.json", facts["normaliser"]
+    return Student(
+        model=model.to(where).eval(),
+        recipe=recipe,
+        contract=contract,
+        normaliser=Normaliser(*(np.asarray(fitted[k], np.float32) for k in ("mean_mv", "std_mv")), device=where),
+        tokeniser=from_json(json.loads(vocabulary.read_text(encoding="utf-8")), path) if vocabulary.is_file() else None,
+        device=where,
+        run=facts,
+        path=path,
+    )
+
+
+def _sizes(run: Json, path: Path) -> MethodSizes:
+    sizes = config.from_json(MethodSizes, run["sizes"])
+    kept = str(path / "text_model") if sizes.text_model else ""
+    return replace(sizes, text_model=kept, pretrained=False)
+
+
+def _on_host(embedding: Embedding) -> Embedding:
+    return Embedding(mean=embedding.mean.cpu(), logvar=None if embedding.logvar is None else embedding.logvar.cpu())
+
+
+def _joined(parts: Sequence[Embedding]) -> tuple[F32, F32 | None]:
+    mean = torch.cat([p.mean for p in parts]).numpy()
+    logvars = [p.logvar for p in parts if p.logvar is not None]
+    return mean, torch.cat(logvars).numpy() if logvars else None

@@ -1,0 +1,330 @@
+"""Training: one loop for every method. It knows steps, time and files, and no method, modality or loss by name.
+
+The directory of a run holds run.json (recipe, versions, what it read), metrics.jsonl, checkpoint/ while it is not done,
+model.safetensors when it is, and vocabulary.json where the run reads texts. The same call again resumes, or says it is done.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import ecgecho
+from ecgecho import config, log, optim, plugins
+from ecgecho import state as states
+from ecgecho.config import Recipe
+from ecgecho.data.batches import Batches
+from ecgecho.data.examples import join
+from ecgecho.data.sources import Sources, open_sources
+from ecgecho.data.tables import EchoTable, Normaliser, SignalTable
+from ecgecho.data.texts import Tokeniser, TokenTable, make_tokeniser
+from ecgecho.types import Json, MethodSizes, UsageError, UserError
+
+FORMAT = 1
+LOG_STEPS = 10
+MOST_VALIDATIONS = 200
+TIMED_ROWS = 8
+QUICK_SECONDS = 5.0
+SHOWN_IDS = 8
+SHOWN_DIFFERENCES = 4
+
+
+def train(
+    recipe: Recipe,
+    *,
+    catalogs: Sequence[Path],
+    ecgs: Sequence[Path],
+    echos: Sequence[Path] = (),
+    out: Path,
+    device: str = "auto",
+    progress: bool = True,
+    say: Callable[[str], None] = log.say,
+) -> Json:
+    """Train a student into `out`, from where a former call stopped; what it reports is what `run.json` has under "result"."""
+    sources = open_sources(catalogs, ecgs, echos)
+    identity = {"recipe": config.to_json(recipe), **sources.identity()}
+    former = _former_run(out, identity)
+    if former.get("done"):
+        say(f"{out} is done: {former['result']['steps']} steps; nothing to do.")
+        return dict(former["result"])
+
+    where = _device(device)
+    built = _build(recipe, sources, where)
+    model, batches, options, num_steps = built.model, built.batches, recipe.optim, _num_steps(recipe, built.batches)
+    key, checkpoint = config.digest(identity), out / "checkpoint"
+    after_step: Callable[[int], None] = model.after_step  # type: ignore[assignment]
+    optimizer = optim.make_optimizer(model, options)
+    state = states.restore(checkpoint, states.TrainState(model=model, optimizer=optimizer), key)
+    run = {"format": FORMAT, "done": False, "identity": identity, "paths": sources.paths(out), "num_steps": num_steps}
+    run |= {"device": _device_name(where), "versions": _versions(), **built.facts}
+    out.mkdir(parents=True, exist_ok=True)
+    states.write_json(out / "run.json", run)
+    if built.tokeniser is not None:
+        states.write_json(out / "vocabulary.json", built.tokeniser.keep(out))
+    for line in (*built.notes, _opening(recipe, built, num_steps, state.step, out)):
+        say(line)
+    if where.type == "cpu" and state.step < num_steps:
+        seconds = (num_steps - state.step) * _step_seconds(model, batches, options)
+        say(f"about {seconds / 3600:.2g} hours ({log.duration(seconds)}) on this CPU, measured on one step")
+
+    autocast = torch.autocast(where.type, torch.bfloat16, enabled=_bf16(recipe, where))
+    every = max(batches.sampler.steps_per_epoch, num_steps / MOST_VALIDATIONS)
+    metrics = log.Metrics(out / "metrics.jsonl", step=state.step)
+    began, saved = time.monotonic() - state.seconds, time.monotonic()
+    numbers: dict[str, float] = {}
+    bar = log.Bar("train", num_steps, unit="steps", start=state.step, shown=progress, say=say)
+    with bar, states.Interrupt() as interrupt:
+        for step in range(state.step, num_steps):
+            started = time.monotonic()
+            torch.manual_seed(states.step_seed(recipe.seed, step, "step"))  # dropout: a resumed run draws the same
+            rate = optim.set_learning_rate(optimizer, step, num_steps, options)
+
+            model.train()
+            batch = batches.train(step)
+            with autocast:
+                parts: dict[str, torch.Tensor] = model(batch)
+            optimizer.zero_grad(set_to_none=True)
+            parts["loss"].backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
+            if not torch.isfinite(parts["loss"] + norm):  # the one point where the host waits for the device
+                raise _not_finite(step, parts, norm, batches.ids(step), out)
+            optimizer.step()
+            after_step(step)
+
+            interrupt.step_seconds = time.monotonic() - started
+            state = states.TrainState(step=step + 1, model=model, optimizer=optimizer, seconds=time.monotonic() - began)
+            if step % LOG_STEPS == 0 or state.step == num_steps:
+                numbers = {name: float(value) for name, value in parts.items()}
+                numbers |= {"learning_rate": rate, "gradient_norm": float(norm), "seconds": state.seconds}
+                metrics.write("train", state.step, numbers)
+            bar.advance(1, f"loss {numbers['loss']:.4g}" if numbers else "")
+            if state.step // every > step // every or state.step == num_steps:
+                epoch = state.step / batches.sampler.steps_per_epoch
+                metrics.write("val", state.step, {"epoch": epoch, **validate(model, batches, autocast), "seconds": state.seconds})
+            if interrupt.requested or time.monotonic() - saved >= 60 * options.checkpoint_minutes:
+                states.save(checkpoint, state, key)
+                saved = time.monotonic()
+            if interrupt.requested:
+                raise KeyboardInterrupt
+
+    metrics.close()
+    result = _result(built, state, validate(model, batches, autocast))
+    states.write_tensors(out / "model.safetensors", states.weights(model))
+    states.write_json(out / "run.json", {**run, "done": True, "result": result})
+    states.remove(checkpoint)
+    return result
+
+
+def validate(model: nn.Module, batches: Batches, autocast: torch.autocast) -> dict[str, float]:
+    """Means over all rows of the validation split, each part over the batches that have it; empty where the split is."""
+    model.eval()
+    total: dict[str, float] = {}
+    rows: dict[str, int] = {}
+    with torch.no_grad(), autocast:
+        for batch in batches.validation():
+            for name, value in model(batch).items():
+                total[name] = total.get(name, 0.0) + float(value) * len(batch.subject)
+                rows[name] = rows.get(name, 0) + len(batch.subject)
+    return {name: total[name] / rows[name] for name in total}
+
+
+def make_recipe(method: str, name: str, assignments: Sequence[str] = ()) -> Recipe:
+    """A method's recipe by name ("paper", "small") or a JSON file, with `key=value` words applied.
+
+    `encoder_name=...` comes first and brings that encoder's own settings, so that `encoder.width=...` means the new one's.
+    """
+    module = plugins.load("methods", method)
+    if name.endswith(".json"):
+        recipe = config.from_json(Recipe, config.read_json(Path(name)))
+        if recipe.method_name.replace("-", "_") != method.replace("-", "_"):
+            raise UsageError(f"{name} is a recipe of {recipe.method_name}, not of {method}.")
+    elif name in ("paper", "small"):
+        recipe = replace(module.recipe(name), method_name=method if method.endswith(".py") else method.replace("-", "_"))
+    else:
+        raise UsageError(f"there is no recipe {name!r}.{plugins.near_miss(name, ['paper', 'small', 'FILE.json'])}")
+    first = [word for word in assignments if word.partition("=")[0].strip() == "encoder_name"]
+    if first:
+        recipe = config.override(replace(recipe, encoder={}), first)
+    return config.override(_complete(recipe), [word for word in assignments if word not in first])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Built:
+    model: nn.Module
+    batches: Batches
+    tokeniser: Tokeniser | None
+    facts: Json
+    """For run.json."""
+    notes: tuple[str, ...]
+
+
+def _build(recipe: Recipe, sources: Sources, device: torch.device) -> _Built:
+    """Tables, model and batches, with every check that can be made before the first step."""
+    contract = plugins.load("encoders", recipe.encoder_name).CONTRACT
+    signals = SignalTable(sources.ecgs, sources.ecg_paths, contract, device)
+    echo = EchoTable(sources.echos, sources.echo_paths, device) if sources.echos else None
+    material = join(sources.catalogs, signals.rows, echo.rows if echo else {}, recipe.data)
+    train_split = material.splits["train"]
+    if not len(train_split.row):
+        raise UserError("no ECG of the ECG stores is in the training split; a split needs more subjects.")
+    tokeniser = make_tokeniser(recipe.data, material.training_texts())
+    sizes = MethodSizes(
+        echo_dim=echo.dim if echo else 0,
+        vocabulary_size=tokeniser.size if tokeniser else 0,
+        num_labels=len(recipe.data.tasks),
+        text_model="" if recipe.data.text == "words" else recipe.data.text,
+        max_tokens=recipe.data.max_tokens,
+    )
+    model = config.build_model(recipe, sizes).to(device)
+    needs: frozenset[str] = model.needs
+    with_text = tokeniser is not None and "text" in needs
+    mean, std = signals.statistics(train_split.row)
+    batches = Batches(
+        material=material,
+        signals=signals,
+        echo=echo if "echo" in needs else None,
+        tokens=TokenTable(material.texts, tokeniser, recipe.data) if tokeniser and with_text else None,
+        normaliser=Normaliser(mean, std, device),
+        needs=needs,
+        options=recipe.data,
+        seed=recipe.seed,
+        device=device,
+    )
+    facts = {
+        "seed": recipe.seed,
+        "needs": sorted(needs),
+        "sizes": config.to_json(sizes),
+        "contract": config.to_json(contract),
+        "normaliser": {"mean_mv": mean.tolist(), "std_mv": std.tolist()},
+        "teacher": echo.teacher if echo and "echo" in needs else None,
+        "steps_per_epoch": batches.sampler.steps_per_epoch,
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "counts": batches.counts(),
+    }
+    return _Built(model=model, batches=batches, tokeniser=tokeniser if with_text else None, facts=facts, notes=material.notes)
+
+
+def _complete(recipe: Recipe) -> Recipe:
+    """The recipe with every setting of its method and encoder spelled out."""
+    settings = {}
+    for kind, name, given in (("encoder", recipe.encoder_name, recipe.encoder), ("method", recipe.method_name, recipe.method)):
+        settings[kind] = config.to_json(config.from_json(plugins.load(f"{kind}s", name).Config, given, kind))
+    return replace(recipe, **settings)
+
+
+def _former_run(out: Path, identity: Json) -> Json:
+    """run.json of a former call, checked to be the same run; empty for a new directory."""
+    path = out / "run.json"
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} holds something that is no run; choose another --out.")
+        return {}
+    former: Json = config.read_json(path)
+    differs = _differences(former.get("identity"), json.loads(json.dumps(identity)))
+    if differs:
+        shown = "; ".join(differs[:SHOWN_DIFFERENCES]) + ("; ..." if differs[SHOWN_DIFFERENCES:] else "")
+        raise UserError(f"{out} is another run: {shown}. Choose another --out, or run it as before.")
+    return former
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [line for k in keys for line in _differences(old.get(k), new.get(k), f"{where}.{k}" if where else k)]
+    return [] if old == new else [f"{where} was {_short(old)} and is {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _num_steps(recipe: Recipe, batches: Batches) -> int:
+    return recipe.optim.steps or max(1, math.ceil(recipe.optim.epochs * batches.sampler.steps_per_epoch))
+
+
+def _not_finite(step: int, parts: dict[str, torch.Tensor], norm: torch.Tensor, ids: list[str], out: Path) -> UserError:
+    values = {name: float(value) for name, value in parts.items()} | {"gradient_norm": float(norm)}
+    bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+    path = out / "not_finite.json"
+    states.write_json(path, {"step": step, "not_finite": bad, "values": {k: repr(v) for k, v in values.items()}, "ecg_ids": ids})
+    shown = ", ".join(ids[:SHOWN_IDS]) + (", ..." if len(ids) > SHOWN_IDS else "")
+    return UserError(
+        f"{bad} not finite at step {step}; ECGs of the batch: {shown} (all {len(ids)} in {path}). "
+        "Lower optim.learning_rate, or look at these recordings."
+    )
+
+
+def _result(built: _Built, state: states.TrainState, held_out: dict[str, float]) -> Json:
+    counts = built.facts["counts"]
+    return {
+        "steps": state.step,
+        "epochs": round(state.step / built.facts["steps_per_epoch"], 3),
+        "seconds": round(state.seconds, 3),
+        "val_loss": held_out.get("loss"),
+        "parameters": built.facts["num_parameters"],
+        "train_ecgs": counts["train_ecgs"],
+        "train_echo_pairs": counts["train_echo_pairs"],
+    }
+
+
+def _step_seconds(model: nn.Module, batches: Batches, options: config.OptimOptions) -> float:
+    """Seconds of one step, on a copy of the model: of a few rows, and of a whole batch where that is quick."""
+    copied = copy.deepcopy(model).train()
+    optimizer = optim.make_optimizer(copied, options)
+
+    def measure(rows: int) -> float:
+        batch, began = batches.sample(rows), time.monotonic()
+        copied(batch)["loss"].backward()
+        optimizer.step()
+        return time.monotonic() - began
+
+    size = batches.options.batch_size
+    few = min(TIMED_ROWS, size)
+    measure(few)  # warms up
+    seconds = measure(few) * size / few
+    return measure(size) if seconds < QUICK_SECONDS else seconds
+
+
+def _opening(recipe: Recipe, built: _Built, num_steps: int, step: int, out: Path) -> str:
+    counts = built.facts["counts"]
+    return (
+        f"train: {recipe.method_name} on {recipe.encoder_name}, {built.facts['num_parameters'] / 1e6:.2f} M parameters, "
+        f"{counts['train_ecgs']} ECGs and {counts['train_echo_pairs']} echo pairs of {counts['train_subjects']} subjects, "
+        f"{num_steps} steps of {recipe.data.batch_size}{f', from step {step}' if step else ''} -> {out}"
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: torch sees no GPU here; use cpu or auto.")
+    return device
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _bf16(recipe: Recipe, device: torch.device) -> bool:
+    return recipe.precision == "bf16" or (recipe.precision == "auto" and device.type == "cuda")
+
+
+def _versions() -> Json:
+    ours = {"ecgecho": ecgecho.__version__, "python": platform.python_version()}
+    return {**ours, "torch": torch.__version__, "numpy": np.__version__}
