@@ -81,34 +81,34 @@ def draw_electro(heart: Heart, rng: np.random.Generator) -> Electro:
     """The electrical side of a heart; LVEF and wall act with scatter of the size of their effect."""
     severity = heart.severity
     thick = max(heart.wall_mm - 10.0, 0.0)
-    qrs = rng.normal(91, 7) + 10 * severity + 0.9 * thick
+    qrs = rng.normal(91, 9) + 6 * severity + 0.6 * thick
     qrs += {"lbbb": 48.0 + 7 * rng.normal(), "rbbb": 42.0 + 6 * rng.normal()}.get(heart.conduction, 0.0)
-    voltage = math.exp(0.24 * rng.normal()) * (max(heart.wall_mm, 7.0) / 10.0) ** 0.75 * (1 - 0.10 * severity)
-    strain = max(rng.normal(0.13 * (heart.wall_mm - 12.0), 0.45), 0.0) if heart.wall_mm > 12 else 0.0
-    turn = abs(rng.normal(20, 20)) + 45 * severity * abs(rng.normal(1, 0.6)) + 95 * min(strain, 1.2)
+    voltage = math.exp(0.25 * rng.normal()) * (max(heart.wall_mm, 7.0) / 10.0) ** 0.62 * (1 - 0.06 * severity)
+    strain = max(rng.normal(0.10 * (heart.wall_mm - 13.0), 0.45), 0.0) if heart.wall_mm > 12 else 0.0
+    turn = abs(rng.normal(24, 24)) + 27 * severity * abs(rng.normal(1, 0.6)) + 95 * min(strain, 1.2)
     turn += {"lbbb": 130.0, "rbbb": 20.0}.get(heart.conduction, 0.0)
     pr = {"first_degree": rng.normal(238, 18)}.get(heart.conduction, rng.normal(160, 17) + 6 * severity)
     return Electro(
         qrs_ms=float(np.clip(qrs, 72, 190)),
         pr_ms=0.0 if heart.rhythm == "af" else float(np.clip(pr, 208 if heart.conduction == "first_degree" else 115, 320)),
-        qtc_ms=float(np.clip(rng.normal(415, 18) + 18 * severity + 0.4 * max(qrs - 100, 0), 370, 540)),
+        qtc_ms=float(np.clip(rng.normal(417, 21) + 10 * severity + 0.4 * max(qrs - 100, 0), 370, 540)),
         axis_deg=float(
             np.clip(
-                rng.normal(42 - 0.35 * (heart.age - 60), 24) - 22 * severity - 2.5 * thick - 15 * (heart.conduction == "lbbb"),
+                rng.normal(42 - 0.35 * (heart.age - 60), 24) - 12 * severity - 1.5 * thick - 15 * (heart.conduction == "lbbb"),
                 -75,
                 110,
             )
         ),
         voltage=float(np.clip(voltage, 0.45, 3.2)),
         t_amplitude_mv=float(
-            np.clip(0.34 * math.exp(0.3 * rng.normal()) * (1 - 0.3 * severity) * (1 + 0.35 * strain), 0.06, 0.8)
+            np.clip(0.34 * math.exp(0.3 * rng.normal()) * (1 - 0.2 * severity) * (1 + 0.35 * strain), 0.06, 0.8)
         ),
         t_turn_deg=float(np.clip(turn, 0, 185)),
         st_mv=float(-0.11 * min(strain, 1.5) - 0.02 * severity + 0.015 * rng.normal()),
-        posterior=float(0.30 * severity * abs(rng.normal(1, 0.5)) + 0.12 * rng.normal()),
-        septal=float(np.clip(rng.normal(1, 0.3) - 0.35 * severity, 0, 2)),
+        posterior=float(0.20 * severity * abs(rng.normal(1, 0.6)) + 0.16 * rng.normal()),
+        septal=float(np.clip(rng.normal(1, 0.38) - 0.18 * severity, 0, 2)),
         infarct=0.0 if heart.infarct == "none" else float(np.clip(rng.normal(0.75, 0.3), 0.05, 1.4)),
-        p_terminal=float(max(rng.normal(0.05, 0.04) + 0.07 * severity, 0.0)),
+        p_terminal=float(max(rng.normal(0.055, 0.05) + 0.03 * severity, 0.0)),
         electrodes=rng.normal(0, 0.07, (6, 3)),
     )
 
@@ -237,7 +237,7 @@ def _t_bumps(heart: Heart, electro: Electro, qt_s: float) -> list[Bump]:
     axis = math.radians(0.6 * electro.axis_deg + 12)
     # The T wave swings from left over the front to the right as repolarisation goes wrong: V5 and V6 invert, V1 and V2 do not.
     left = 0.80 * math.cos(turn)
-    front = -0.45 - 0.15 * math.sin(turn)
+    front = -0.45 - 0.15 * math.sin(turn) + (0.75 if heart.conduction == "rbbb" else 0.0)
     direction = (left * math.cos(axis), 0.8 * left * math.sin(axis) + 0.12, front)
     if heart.conduction == "lbbb":
         direction = (-0.6, -0.1, -0.75)

@@ -86,7 +86,7 @@ def draw_heart(rng: np.random.Generator, *, enrich: bool) -> Heart:
 
     rhythm: Rhythm = "af" if rng.random() < 0.07 + 0.08 * severity + 0.002 * max(age - 60, 0) else "sinus"
     draw = rng.random()
-    lbbb = 0.02 + 0.22 * severity
+    lbbb = 0.02 + 0.16 * severity
     conduction: Conduction = "normal"
     if draw < lbbb:
         conduction = "lbbb"
@@ -95,10 +95,10 @@ def draw_heart(rng: np.random.Generator, *, enrich: bool) -> Heart:
     elif draw < lbbb + 0.12 and rhythm == "sinus":
         conduction = "first_degree"
     draw = rng.random()
-    anterior = 0.02 + 0.24 * severity
-    infarct: Infarct = "anterior" if draw < anterior else "inferior" if draw < anterior + 0.04 + 0.1 * severity else "none"
+    anterior = 0.02 + 0.18 * severity
+    infarct: Infarct = "anterior" if draw < anterior else "inferior" if draw < anterior + 0.05 + 0.06 * severity else "none"
 
-    hr_bpm = float(np.clip(rng.normal(70, 11) + 7 * severity + (12 if rhythm == "af" else 0), 46, 128))
+    hr_bpm = float(np.clip(rng.normal(70, 11) + 5 * severity + (12 if rhythm == "af" else 0), 46, 128))
     return Heart(
         age=age,
         sex=sex,
