@@ -19,7 +19,7 @@ from ecgecho.types import U8, ItemError
 
 DARK = 8  # first channel of a background pixel, with room for JPEG noise
 MIN_DARK_SHARE = 0.02
-CLEAR_SHARE = 0.95
+CLEAR_SHARE = 0.6  # the rest may be drawing in blue or green
 RGB_IDS = (82, 71, 66)  # libjpeg takes component ids "R", "G", "B" as RGB
 
 
