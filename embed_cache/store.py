@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pyarrow as pa
 from embed_cache import disk
 from embed_cache.errors import DamagedStore, IncompleteStore, StoreError
 from embed_cache.layout import ERASURES, HEAD, PLAN, ROOT, SEGMENTS, STATUS, Column, SegmentShape
-from embed_cache.manifest import Manifest, parse_head, parse_int, unseal_json
+from embed_cache.manifest import Json, Manifest, check_identity, parse_head, parse_int, refuse_stale, unseal_json
 from embed_cache.mapping import Piece, flat
 
 I64 = npt.NDArray[np.int64]
@@ -138,6 +138,10 @@ class EmbeddingStore:
         shape, index = self.manifest.segments[segment], self.segment_index(segment)
         start, count = int(index[f"ragged_start/{column}"][inner]), int(index[f"ragged_count/{column}"][inner])
         return self.ragged_part(shape, found, inner // shape.part_rows)[start : start + count]
+
+    def require(self, *, kind: str, identity: Json, columns: Sequence[Column], counts: Sequence[str]) -> None:
+        """Refuse, naming each field that differs, a store that was not made as said."""
+        refuse_stale(self.manifest.schema, check_identity(kind, identity, columns, counts), str(self.path))
 
     def content_hash(self) -> str:
         """Equal for equal content, whatever the times, hosts and interruptions (FORMAT.md, 9). From the head alone."""
