@@ -1,0 +1,789 @@
+"""Judging a run: its ECGs are embedded once, then every evaluation asks its question of the same arrays.
+
+What the run cannot do is a row with its reason. `metrics.json` holds every number with its interval, its counts and what it is
+held against; `predictions.parquet` beside it holds the score of every judged ECG (ids and labels, no signal and no text), so that
+`compare` can set two runs against each other ECG by ECG.
+
+Judging elsewhere: the other catalog's own splits are used, the probes are fitted on its training split, and a subject of its test
+split that the run was trained on is an error. Ids of another family cannot be compared, which is said.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+import ecgecho
+import embed_cache
+from ecgecho import catalog as tables
+from ecgecho import config, embed, log, pairs, plugins, stats
+from ecgecho.catalog import Catalog, subject_tag
+from ecgecho.data.sources import catalog_hash
+from ecgecho.data.tables import SignalTable
+from ecgecho.data.texts import key_of
+from ecgecho.embed import Student
+from ecgecho.state import write_json
+from ecgecho.types import I64, EvalInputs, EvalRow, Json, Task, UsageError, UserError
+
+SCHEMA = "ecgecho.metrics"
+VERSION = 1
+SIMULATED = "SIMULATED cohort, no real person. "
+PREDICTIONS = "predictions.parquet"
+END_SHARE = 0.2  # of the steps: what counts as the end of a training
+LEVEL_SHARE = 0.02  # of the whole fall of the validation loss: less in the last fifth has levelled off
+HEAD_RATE = 10.0  # the head starts from nothing, the encoder does not
+CHECKS = 6  # how often fine-tuning looks at the validation split
+JUDGE_BATCH = 256
+
+
+def evaluate(
+    run: Path,
+    *,
+    catalog: Path | None = None,
+    ecg: Path | None = None,
+    evals: Sequence[str] | None = None,
+    labels_share: Sequence[float] = (0.1, 1.0),
+    seed: int = 0,
+    bootstraps: int = 1000,
+    window_days: float = pairs.WINDOW_DAYS,
+    settings: Sequence[str] = (),
+    out: Path | None = None,
+    device: str = "cpu",
+) -> Json:
+    """Judge a run on the test split of its own catalogs, or of another; writes `out` (default RUN/metrics.json), gives the same.
+
+    `settings` are words such as "fine_tune.steps=40". All rows of the result are `EvalRow` without its arrays.
+    """
+    began = time.monotonic()
+    chosen = _chosen(evals, settings)
+    student = embed.load(run, device=device)
+    catalogs, stores = _sources(student, catalog, ecg)
+    notes = _refuse_leaks(student, catalogs)
+    signals = student.open_signals(stores)
+    cohort = _cohort(catalogs, signals, window_days)
+    log.say(f"judging {run.name} on {cohort.describe()}")
+    inputs = _inputs(student, signals, cohort, shares=tuple(labels_share), seed=seed, bootstraps=bootstraps)
+
+    rows: list[EvalRow] = []
+    with log.Bar("evaluations", len(chosen), unit="evals") as bar:
+        for name, settled in chosen.items():
+            if name == "supervised" and evals is None and not inputs.predictions:
+                bar.advance()  # only a supervised run has it, and nobody asked
+                continue
+            rows += plugins.load("evals", name).build(settled).run(inputs)
+            bar.advance(note=name)
+
+    result: Json = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "run": _about_run(student),
+        "data": {
+            "catalogs": [{"dataset": c.dataset, "family": c.family, "sha256": catalog_hash(c.path)} for c in catalogs],
+            "ecg_stores": [embed_cache.open(path).content_hash() for path in stores],
+            "contract_sha256": config.digest(student.contract),
+            "cohort_sha256": cohort.digest(),
+            "simulated": all(_is_simulated(c) for c in catalogs),
+            "elsewhere": catalog is not None,
+            "split_version": pairs.SPLIT_VERSION,
+            "window_days": window_days,
+            "counts": cohort.counts(),
+            "notes": notes + cohort.notes,
+        },
+        "seed": seed,
+        "bootstraps": bootstraps,
+        "labels_share": list(labels_share),
+        "evals": {name: config.to_json(settled) for name, settled in chosen.items()},
+        "tasks": {task.name: task.title for task in cohort.tasks},
+        "rows": [_row_json(row) for row in rows],
+    }
+    result["digest"] = config.digest(result)
+    result |= {"code": _code(), "device": str(student.device), "seconds": round(time.monotonic() - began, 1)}
+    place = out if out is not None else run / "metrics.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _write_predictions(place.with_name(PREDICTIONS if out is None else f"{out.stem}.{PREDICTIONS}"), rows, inputs, cohort)
+    write_json(place, result)
+    return result
+
+
+def table(result: Json) -> str:
+    """The numbers of one run as text. Average precision is in metrics.json only."""
+    run, data = result["run"], result["data"]
+    head = ["evaluation", "task", "labels", "metric", "value", "95 % CI", "n", "positives", "chance", "floor", "gain over floor"]
+    lines = []
+    for row in result["rows"]:
+        if row["metric"] == "average_precision":
+            continue
+        name = row["evaluation"] if row["subset"] == "all" else f"{row['evaluation']}, {row['subset']}"
+        gain = _interval(row["gain"], row["gain_low"], row["gain_high"])
+        lines.append(
+            [
+                name,
+                result["tasks"].get(row["task"], row["task"]),
+                _percent(row["share"]),
+                METRICS.get(row["metric"], row["metric"]),
+                _number(row["value"]),
+                "-" if row["low"] is None else f"[{_number(row['low'])}, {_number(row['high'])}]",
+                str(row["n"]),
+                "-" if row["positives"] is None else str(row["positives"]),
+                _number(row["chance"]),
+                _number(row["floor"]),
+                gain if not row["reason"] else f"{gain if gain != '-' else ''} ({row['reason']})".strip(),
+            ]
+        )
+    counts = data["counts"]["test"]
+    where = " and ".join(sorted({c["dataset"] for c in data["catalogs"]}))
+    opening = [
+        f"{SIMULATED if data['simulated'] else ''}{run['name']}: {run['method']} on {run['encoder']}, "
+        f"{run['steps']} steps{_levelled(run)}; test split of {where}: {counts['ecgs']} ECGs of {counts['subjects']} subjects",
+        *(f"note: {note}" for note in data["notes"]),
+    ]
+    closing = [
+        f"Intervals: 95 %, {result['bootstraps']} resamples of subjects, seed {result['seed']}. Thresholds: argmax of the prompt "
+        "pair, or the validation split. Floor: the same probe on the randomly initialised encoder."
+    ]
+    return "\n".join([*opening, "", *_aligned([head, *lines]), "", *closing])
+
+
+def compare(files: Sequence[tuple[str, Path]]) -> str:
+    """(title, metrics.json) of runs judged on the same ECGs -> one table by run, and what each run gains over the one before it.
+
+    The first line is the floor; a supervised run stands with what it predicts by itself, under all labels.
+    """
+    if not files:
+        raise UsageError("there is nothing to compare; give the metrics.json of at least one run.")
+    results = [(title, _read(path)) for title, path in files]
+    first = results[0][1]
+    cells = _cells(first)
+    head = ["AUROC [95 % CI]", "steps", *(cell.title for cell in cells)]
+    floors = ["floor (random encoder)", "0", *(_cell_text(_find(first, "floor", cell)) for cell in cells)]
+    lines = [floors]
+    for title, result in results:
+        found = [_find(result, cell.evaluation_in(result), cell) for cell in cells]
+        lines.append([title, str(result["run"]["steps"]), *(_cell_text(row) for row in found)])
+    simulated = any(result["data"]["simulated"] for _, result in results)
+    counts = first["data"]["counts"]["test"]
+    positives = ", ".join(f"{first['tasks'][name]}: {pos} of {n}" for name, (pos, n) in _positives(first).items())
+    same = len({result["data"]["cohort_sha256"] for _, result in results}) == 1
+    text = [
+        f"{SIMULATED if simulated else ''}Test split: {counts['ecgs']} ECGs of {counts['subjects']} subjects; "
+        f"positives {positives}; chance {_chances(first, cells)}",
+        "",
+        *_aligned([head, *lines]),
+        "",
+        _levels(results),
+    ]
+    if not same:
+        return "\n".join([*text, "These runs were not judged on the same ECGs, so they are not set against each other."])
+    return "\n".join([*text, *_gains(files, results, cells)])
+
+
+METRICS = {
+    "auroc": "AUROC",
+    "balanced_accuracy": "balanced accuracy",
+    "average_precision": "average precision",
+    "recall_at_1": "R@1",
+    "recall_at_10": "R@10",
+}
+
+
+# What is judged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """The ECGs that are needed, in the order of their ids."""
+
+    ecg_id: tuple[str, ...]
+    row: I64
+    """In the signal table."""
+    subject: I64
+    split: Any
+    labels: Mapping[str, I64]
+    tasks: tuple[Task, ...]
+    text_key: I64
+    texts: tuple[str, ...]
+    """Distinct reports of the test split; never written anywhere."""
+    notes: list[str]
+
+    def digest(self) -> str:
+        """Equal for equal questions: which ECGs, in which split, with which labels."""
+        parts = [json.dumps(self.ecg_id), json.dumps(self.split.tolist()), json.dumps(self.subject.tolist())]
+        parts += [json.dumps([name, self.labels[name].tolist()]) for name in sorted(self.labels)]
+        return hashlib.sha256("\n".join([*parts, json.dumps(self.text_key.tolist())]).encode()).hexdigest()
+
+    def counts(self) -> Json:
+        """Per split: ECGs, subjects, and of each task the positives and what is known."""
+        result: Json = {}
+        for name in ("train", "val", "test"):
+            here = self.split == name
+            result[name] = {
+                "ecgs": int(here.sum()),
+                "subjects": len(np.unique(self.subject[here])),
+                "tasks": {t: [int((y[here] == 1).sum()), int((y[here] >= 0).sum())] for t, y in self.labels.items()},
+            }
+        return result
+
+    def describe(self) -> str:
+        """One line."""
+        counts = self.counts()
+        labelled = ", ".join(f"{t.title}: {counts['test']['tasks'][t.name][0]} positive" for t in self.tasks)
+        return f"{counts['test']['ecgs']} test ECGs of {counts['test']['subjects']} subjects ({labelled})"
+
+
+def _cohort(catalogs: Sequence[Catalog], signals: SignalTable, window_days: float) -> Cohort:
+    """Test ECGs with a report or a label, and labelled ECGs of the other splits; those the stores lack are counted."""
+    tasks = tuple(pairs.TASKS.values())
+    parts, notes, absent = [], [], 0
+    for number, catalog in enumerate(catalogs):
+        ecgs = catalog.ecgs
+        place = pc.index_in(_flat(ecgs["subject_id"]), value_set=_flat(catalog.subjects["subject_id"]))
+        frame: dict[str, Any] = {
+            "ecg_id": ecgs["ecg_id"],
+            "person": pc.binary_join_element_wise(catalog.family, _flat(ecgs["subject_id"]), "\x1f"),
+            "split": _flat(catalog.subjects["split"]).take(place),
+            "catalog": np.full(ecgs.num_rows, number),
+        }
+        for task in tasks:
+            frame[task.name] = task.of(_values(catalog, task, window_days))
+        text_row = pc.index_in(_flat(ecgs["ecg_id"]), value_set=_flat(catalog.pairs["ecg_id"]))
+        frame["text_id"] = _flat(catalog.pairs["text_id"]).take(text_row)
+        part = pa.table(frame)
+        known = np.array([i in signals.rows for i in part["ecg_id"].to_pylist()], bool)
+        absent += int((~known).sum())
+        parts.append(part.filter(pa.array(known)))
+    whole = pa.concat_tables(parts).sort_by("ecg_id")
+    labels = {task.name: whole[task.name].to_numpy() for task in tasks}
+    split = np.array(whole["split"].to_pylist(), dtype=np.str_)
+    labelled = np.any([y >= 0 for y in labels.values()], axis=0)
+    reported = (split == "test") & whole["text_id"].is_valid().to_numpy()
+    wanted = np.flatnonzero(np.isin(split, ("train", "val", "test")) & (labelled | reported))
+    if not (split[wanted] == "test").any():
+        raise UserError(
+            f"{', '.join(str(c.path) for c in catalogs)}: no ECG of the test split with a report or a label is in the stores. "
+            "Were the stores made from these catalogs, and do the subjects have splits?"
+        )
+    if absent:
+        notes.append(f"{absent} ECGs of the catalogs are not in the ECG stores")
+    text_key, texts = _reports(catalogs, whole, np.flatnonzero(reported))
+    return Cohort(
+        ecg_id=tuple(whole["ecg_id"].take(wanted).to_pylist()),
+        row=np.array([signals.rows[i] for i in whole["ecg_id"].take(wanted).to_pylist()], np.int64),
+        subject=np.unique(np.array(whole["person"].to_pylist()), return_inverse=True)[1][wanted].astype(np.int64),
+        split=split[wanted],
+        labels={name: y[wanted].astype(np.int64) for name, y in labels.items()},
+        tasks=tasks,
+        text_key=text_key[wanted],
+        texts=texts,
+        notes=notes,
+    )
+
+
+def _values(catalog: Catalog, task: Task, window_days: float) -> stats.F64:
+    """The measurement nearest to each ECG; all NaN where the catalog has none of that name."""
+    if not catalog.labels_named(task.label).num_rows:
+        return np.full(catalog.ecgs.num_rows, np.nan)
+    return pairs.label_values(catalog, catalog.ecgs["ecg_id"].to_pylist(), task.label, window_days)
+
+
+def _reports(catalogs: Sequence[Catalog], whole: pa.Table, rows: I64) -> tuple[I64, tuple[str, ...]]:
+    """For every row the number of its report among the distinct ones, -1 where it is not asked for; and those reports."""
+    number, text_id = whole["catalog"].to_numpy(), whole["text_id"].to_pylist()
+    words: dict[tuple[int, str], str] = {}
+    for k, catalog in enumerate(catalogs):
+        wanted = [text_id[i] for i in rows if number[i] == k]
+        found = catalog.texts_of(wanted)
+        words.update(((k, i), text) for i, text in zip(found["text_id"].to_pylist(), found["text"].to_pylist(), strict=True))
+    keys: dict[str, int] = {}
+    texts: list[str] = []
+    result = np.full(whole.num_rows, -1, np.int64)
+    for i in rows:
+        text = words[int(number[i]), text_id[i]]
+        key = key_of(text)
+        if key not in keys:
+            keys[key] = len(texts)
+            texts.append(text)
+        result[i] = keys[key]
+    return result, tuple(texts)
+
+
+def _inputs(
+    student: Student, signals: SignalTable, cohort: Cohort, *, shares: tuple[float, ...], seed: int, bootstraps: int
+) -> EvalInputs:
+    """Everything embedded once."""
+    mean, logvar = student.embed_rows(signals, cohort.row)
+    if not np.isfinite(mean).all() or (logvar is not None and not np.isfinite(logvar).all()):
+        raise UserError(f"{student.path} gives embeddings that are not finite; its training diverged.")
+    floor_mean, _ = Student.random(student, seed).embed_rows(signals, cohort.row)
+    values: dict[str, Any] = {}
+    absent = {
+        "text": f"{student.recipe.method_name} was trained without text",
+        "supervised": f"{student.recipe.method_name} predicts no labels",
+        "uncertainty": f"{student.recipe.method_name} has no variance",
+    }
+    if student.has_text:
+        values["embed_texts"] = lambda texts: student.embed_texts(texts)[0]
+        if cohort.texts:
+            values["text_mean"], values["text_logvar"] = student.embed_texts(cohort.texts)
+        else:
+            absent["text"] = "the test split has no reports"
+    if student.tasks:
+        predicted = student.predict_rows(signals, cohort.row)
+        values["predictions"] = {name: predicted[:, k] for k, name in enumerate(student.tasks)}
+    return EvalInputs(
+        mean=mean,
+        logvar=logvar,
+        subject=cohort.subject,
+        split=cohort.split,
+        tasks=cohort.tasks,
+        labels=cohort.labels,
+        text_key=cohort.text_key,
+        floor_mean=floor_mean,
+        fine_tune=FineTuner(student=student, signals=signals, rows=cohort.row),
+        absent=absent,
+        shares=shares,
+        seed=seed,
+        bootstraps=bootstraps,
+        **values,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuner:
+    """Trains a copy of the student's encoder with a linear head on its mean token; the student stays as it is."""
+
+    student: Student
+    signals: SignalTable
+    rows: I64
+
+    def __call__(
+        self,
+        train: I64,
+        y_train: I64,
+        val: I64,
+        y_val: I64,
+        judge: I64,
+        *,
+        steps: int,
+        batch_size: int,
+        learning_rate: float,
+        seed: int,
+    ) -> stats.F64:
+        """Logits of `judge` at the step with the best AUROC on `val`; weighted so that both classes count the same."""
+        device = self.student.device
+        encoder = copy.deepcopy(self.student.encoder_module)
+        head = nn.Linear(int(encoder.width), 1).to(device)  # type: ignore[arg-type]
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        rates = [learning_rate, learning_rate * HEAD_RATE]
+        groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in zip((encoder, head), rates, strict=True)]
+        optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.1, cycle_momentum=False)
+        positive_weight = torch.tensor(float((y_train == 0).sum() / max((y_train == 1).sum(), 1)), device=device)
+        best: tuple[float, Json] = (-1.0, {})
+        batches = _batches(len(train), batch_size, steps, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for step, chosen in enumerate(batches):
+                encoder.train()
+                logits = self._logits(encoder, head, train[chosen])
+                target = torch.from_numpy(y_train[chosen]).to(logits)
+                loss = nn.functional.binary_cross_entropy_with_logits(logits, target, pos_weight=positive_weight)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_([*encoder.parameters(), *head.parameters()], 1.0)
+                optimizer.step()
+                schedule.step()
+                if (step + 1) % max(1, steps // CHECKS) == 0 or step + 1 == steps:
+                    quality = stats.auroc(y_val, self._judge(encoder, head, val)) or 0.0
+                    if quality > best[0]:
+                        best = (quality, copy.deepcopy({"encoder": encoder.state_dict(), "head": head.state_dict()}))
+        encoder.load_state_dict(best[1]["encoder"])
+        head.load_state_dict(best[1]["head"])
+        return self._judge(encoder, head, judge)
+
+    def _judge(self, encoder: nn.Module, head: nn.Linear, rows: I64) -> stats.F64:
+        encoder.eval()
+        with torch.no_grad():
+            parts = [self._logits(encoder, head, rows[k : k + JUDGE_BATCH]) for k in range(0, len(rows), JUDGE_BATCH)]
+        return torch.cat(parts).double().cpu().numpy()
+
+    def _logits(self, encoder: nn.Module, head: nn.Linear, rows: I64) -> Tensor:
+        signal, lead_valid = self.signals.take(self.rows[rows])
+        tokens = encoder(self.student.normaliser(signal, lead_valid))
+        logits: Tensor = head(tokens.float().mean(1)).squeeze(1)
+        return logits
+
+
+def _batches(num_rows: int, batch_size: int, steps: int, seed: int) -> list[I64]:
+    """Rows of each step, passing over all of them in a new order again and again; at least two rows, which a batch norm needs."""
+    rng = np.random.default_rng(seed)
+    size = max(2, min(batch_size, num_rows))
+    order = np.concatenate([rng.permutation(num_rows) for _ in range(-(-steps * size // num_rows))])
+    return [order[k * size : (k + 1) * size] for k in range(steps)]
+
+
+# Where it lies, and whether it may be judged there
+
+
+def _sources(student: Student, catalog: Path | None, ecg: Path | None) -> tuple[list[Catalog], list[Path]]:
+    if (catalog is None) != (ecg is None):
+        given, missing = ("--catalog", "--ecg") if ecg is None else ("--ecg", "--catalog")
+        raise UsageError(f"{given} is given without {missing}; to judge elsewhere give both.")
+    if catalog is not None and ecg is not None:
+        return [tables.read(catalog)], [ecg]
+    paths, stores = student.source_paths("catalogs"), student.source_paths("ecgs")
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}, the catalog {student.path} was trained on, is not there; name it with --catalog and --ecg.")
+    return [tables.read(path) for path in paths], stores
+
+
+def _refuse_leaks(student: Student, judged: Sequence[Catalog]) -> list[str]:
+    """Refuse test subjects that the run was trained on; what could not be checked, or only by rule, is returned to be said."""
+    notes = []
+    identity = student.run["identity"]
+    for entry, path in zip(identity["catalogs"], student.source_paths("catalogs"), strict=True):
+        trained = tables.read(path) if path.exists() and catalog_hash(path) == entry["sha256"] else None
+        for catalog in judged:
+            test = _subjects(catalog, "test")
+            if entry["family"] != catalog.family:
+                notes.append(
+                    f"subject ids of {catalog.dataset} (family {catalog.family}) and of {entry['dataset']} (family "
+                    f"{entry['family']}) cannot be compared: that no one is in both is taken on trust"
+                )
+            elif trained is not None:
+                _refuse(catalog, sorted(set(test) & set(_subjects(trained, "train"))), student.path)
+            else:
+                _refuse_by_rule(catalog, test, entry, identity["split_version"], student.path)
+                notes.append(
+                    f"the catalog the run was trained on is gone or was indexed anew; that no test subject of {catalog.dataset} "
+                    f"was trained on follows from split version {pairs.SPLIT_VERSION} alone"
+                )
+    return list(dict.fromkeys(notes))
+
+
+def _refuse(catalog: Catalog, people: Sequence[str], run: Path) -> None:
+    if people:
+        shown = ", ".join(subject_tag(p) for p in people[:5])
+        raise UserError(
+            f"{len(people)} subjects of the test split of {catalog.path} are in the training split of {run} (by hash: "
+            f"{shown}{', ...' if len(people) > 5 else ''}). Index {catalog.path} again so that one rule splits both, or judge on "
+            "other people."
+        )
+
+
+def _refuse_by_rule(catalog: Catalog, test: Sequence[str], entry: Json, split_version: int, run: Path) -> None:
+    if split_version != pairs.SPLIT_VERSION:
+        raise UserError(
+            f"{run} was trained with split version {split_version}, this ecgecho splits by version {pairs.SPLIT_VERSION}, and "
+            "the catalog it was trained on is gone: its training subjects may be in this test split. Put that catalog back."
+        )
+    by_rule = pairs.splits_of(catalog.family, test)
+    own = [person for person, split in zip(test, by_rule, strict=True) if split != "test"]
+    if own:
+        raise UserError(
+            f"{len(own)} test subjects of {catalog.path} have an official split other than the rule's, and the catalog {run} "
+            f"was trained on ({entry['dataset']}) is gone or was indexed anew: it may know them. Put that catalog back."
+        )
+
+
+def _subjects(catalog: Catalog, split: str) -> list[str]:
+    found: list[str] = catalog.subjects.filter(pc.equal(catalog.subjects["split"], split))["subject_id"].to_pylist()
+    return found
+
+
+def _is_simulated(catalog: Catalog) -> bool:
+    return bool(catalog.meta.get("simulated")) or (catalog.root / "simulated.json").is_file()
+
+
+def _chosen(evals: Sequence[str] | None, settings: Sequence[str]) -> dict[str, Any]:
+    """Name -> its configuration."""
+    names = list(evals) if evals is not None else plugins.names("evals")
+    result = {}
+    for name in names:
+        module = plugins.load("evals", name)
+        stem = name if name.endswith(".py") else name.replace("-", "_")
+        own = [word.removeprefix(f"{stem}.") for word in settings if word.startswith(f"{stem}.")]
+        result[stem] = config.override(module.Config(), own)
+    for word in settings:
+        if word.partition(".")[0] not in result:
+            raise UsageError(f"{word!r} sets nothing.{plugins.near_miss(word.partition('.')[0], list(result))}")
+    return result
+
+
+# What is written
+
+
+def _about_run(student: Student) -> Json:
+    run, weights = student.run, student.path / "model.safetensors"
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "name": student.path.resolve().name,
+        "method": student.recipe.method_name,
+        "encoder": student.recipe.encoder_name,
+        "steps": run["num_steps"],
+        "seed": student.recipe.seed,
+        "levelled_off": _has_levelled_off(student.path / "metrics.jsonl"),
+        "recipe_sha256": config.digest(student.recipe),
+        "weights_sha256": digest,
+        "echo_stores": run["identity"]["echos"],
+    }
+
+
+def _has_levelled_off(path: Path) -> bool | None:
+    """Whether the validation loss fell by less than 2 % of its whole fall in the last fifth of the steps; None: not known."""
+    if not path.is_file():
+        return None
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    points = [(line["step"], line["loss"]) for line in lines if line["kind"] == "val" and line.get("loss") is not None]
+    if len(points) < 5:
+        return None
+    step, loss = np.array(points, dtype=np.float64).T
+    before = loss[step <= step[-1] * (1 - END_SHARE)]
+    if not len(before):
+        return None
+    return bool(before[-1] - loss[-1] <= LEVEL_SHARE * max(loss[0] - loss.min(), 0.0))
+
+
+def _row_json(row: EvalRow) -> Json:
+    fields = [f.name for f in dataclasses.fields(EvalRow) if f.name not in ("rows", "scores")]
+    return {name: getattr(row, name) for name in fields}
+
+
+def _code() -> Json:
+    folder = Path(ecgecho.__file__).parent
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    return {
+        "ecgecho": ecgecho.__version__,
+        "commit": done.stdout.strip() if done.returncode == 0 else "",
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _write_predictions(path: Path, rows: Sequence[EvalRow], inputs: EvalInputs, cohort: Cohort) -> None:
+    """One row per evaluation, draw and ECG."""
+    ecg_id = np.array(cohort.ecg_id)
+    parts = []
+    for row in rows:
+        if row.rows is None or row.scores is None:
+            continue
+        draws, n = row.scores.shape
+        y = inputs.labels[row.task][row.rows] if row.task in inputs.labels else np.full(n, -1)
+        parts.append(
+            pa.table(
+                {
+                    "evaluation": pa.array([row.evaluation] * draws * n),
+                    "task": pa.array([row.task] * draws * n),
+                    "metric": pa.array([row.metric] * draws * n),
+                    "share": pa.array([row.share] * draws * n, pa.float64()),
+                    "draw": np.repeat(np.arange(draws, dtype=np.int16), n),
+                    "ecg_id": np.tile(ecg_id[row.rows], draws),
+                    "subject": np.tile(inputs.subject[row.rows], draws),
+                    "y": np.tile(y.astype(np.int8), draws),
+                    "score": row.scores.ravel(),
+                }
+            )
+        )
+    if parts:
+        partial = path.with_name(path.name + ".partial")
+        pq.write_table(pa.concat_tables(parts), partial)
+        partial.replace(path)
+
+
+# Runs side by side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A column of the comparison."""
+
+    evaluation: str
+    task: str
+    metric: str
+    share: float | None
+    title: str
+
+    def evaluation_in(self, result: Json) -> str:
+        """What stands in this column for a run: a supervised run's own predictions where it has all labels."""
+        if result["run"]["method"] == "supervised" and self.evaluation == "linear_probe":
+            return "supervised" if self.share == 1.0 else "nothing"
+        return self.evaluation
+
+
+def _cells(result: Json) -> list[Cell]:
+    cells = []
+    for task, title in result["tasks"].items():
+        cells.append(Cell(evaluation="zero_shot", task=task, metric="auroc", share=None, title=f"{title}: zero-shot"))
+        cells += [
+            Cell(evaluation="linear_probe", task=task, metric="auroc", share=share, title=f"{_percent(share)} labels")
+            for share in result["labels_share"]
+        ]
+    if any(row["evaluation"] == "retrieval" for row in result["rows"]):
+        cells += [
+            Cell(evaluation="retrieval", task="text_to_ecg", metric=f"recall_at_{k}", share=None, title=f"text to ECG R@{k}")
+            for k in (1, 10)
+        ]
+    return cells
+
+
+def _find(result: Json, evaluation: str, cell: Cell) -> Json | None:
+    wanted = {"evaluation": evaluation, "task": cell.task, "metric": cell.metric, "share": cell.share, "subset": "all"}
+    return next((row for row in result["rows"] if all(row[k] == v for k, v in wanted.items())), None)
+
+
+def _gains(files: Sequence[tuple[str, Path]], results: Sequence[tuple[str, Json]], cells: Sequence[Cell]) -> list[str]:
+    """What each run gains over the one before it, on the same ECGs and the same resamples."""
+    scores = [_predictions(path) for _, path in files]
+    lines = [["gain [95 % CI], paired by ECG", *(cell.title for cell in cells)]]
+    for k in range(1, len(results)):
+        line = [f"{results[k][0]} minus {results[k - 1][0]}"]
+        for cell in cells:
+            pair = [scores[i].get(_key(results[i][1], cell)) for i in (k, k - 1)]
+            line.append(_gain_text(pair[0], pair[1], cell, results[k][1]))
+        lines.append(line)
+    if len(lines) == 1 or all(cell == "-" for line in lines[1:] for cell in line[1:]):
+        return []
+    return ["", *_aligned(lines)]
+
+
+def _key(result: Json, cell: Cell) -> tuple[str, str, str, float | None]:
+    return cell.evaluation_in(result), cell.task, cell.metric, cell.share
+
+
+def _gain_text(first: Scores | None, second: Scores | None, cell: Cell, result: Json) -> str:
+    if first is None or second is None or first.ecg_id != second.ecg_id:
+        return "-"
+    statistics = [_statistic(scores, cell.metric) for scores in (first, second)]
+    found = stats.bootstrap(
+        stats.difference(statistics[0], statistics[1]), first.subject, resamples=result["bootstraps"], seed=result["seed"]
+    )
+    return _interval(found.value, found.low, found.high)
+
+
+def _statistic(scores: Scores, metric: str) -> stats.Statistic:
+    if metric == "auroc":
+        return stats.average([stats.auroc_of(scores.y, draw) for draw in scores.scores])
+    return stats.average([stats.mean_of(draw) for draw in scores.scores])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What one evaluation said of each ECG."""
+
+    ecg_id: tuple[str, ...]
+    subject: I64
+    y: I64
+    scores: stats.F64
+    """(draws, n)."""
+
+
+def _predictions(path: Path) -> dict[tuple[str, str, str, float | None], Scores]:
+    """The predictions beside a metrics.json; empty where they were removed."""
+    place = path.with_name(PREDICTIONS if path.name == "metrics.json" else f"{path.stem}.{PREDICTIONS}")
+    if not place.is_file():
+        return {}
+    whole = pq.read_table(place)
+    result = {}
+    columns = ("evaluation", "task", "metric", "share")
+    keys = list(zip(*(whole[c].to_pylist() for c in columns), strict=True))
+    for key in dict.fromkeys(keys):
+        part = whole.filter(pa.array([k == key for k in keys]))
+        draws = len(pc.unique(part["draw"]))
+        n = part.num_rows // draws
+        result[key] = Scores(
+            ecg_id=tuple(part["ecg_id"][:n].to_pylist()),
+            subject=part["subject"][:n].to_numpy(),
+            y=part["y"][:n].to_numpy().astype(np.int64),
+            scores=part["score"].to_numpy().reshape(draws, n),
+        )
+    return result
+
+
+def _read(path: Path) -> Json:
+    result: Json = config.read_json(path)
+    if result.get("schema") != SCHEMA or result.get("version") != VERSION:
+        raise UserError(f"{path} is no metrics.json of version {VERSION}; make it again with `ecgecho eval RUN`.")
+    return result
+
+
+def _positives(result: Json) -> dict[str, tuple[int, int]]:
+    return {name: (found[0], found[1]) for name, found in result["data"]["counts"]["test"]["tasks"].items()}
+
+
+def _chances(result: Json, cells: Sequence[Cell]) -> str:
+    recalls = [(cell, _find(result, "retrieval", cell)) for cell in cells if cell.evaluation == "retrieval"]
+    known = [
+        f"{METRICS[c.metric]} {_number(row['chance'])}" for c, row in recalls if row is not None and row["chance"] is not None
+    ]
+    return ", ".join(["AUROC 0.500", *known])
+
+
+def _levels(results: Sequence[tuple[str, Json]]) -> str:
+    still = [title for title, result in results if result["run"]["levelled_off"] is False]
+    unknown = [title for title, result in results if result["run"]["levelled_off"] is None]
+    known = [title for title, result in results if result["run"]["levelled_off"]]
+    steps = {result["run"]["steps"] for _, result in results}
+    parts = [
+        f"All were trained for {steps.pop()} steps." if len(steps) == 1 else "They were trained for different numbers of steps."
+    ]
+    if known:
+        parts.append(f"Levelled off (validation loss, last fifth): {', '.join(known)}.")
+    if still:
+        parts.append(f"NOT levelled off: {', '.join(still)}.")
+    if unknown:
+        parts.append(f"Too few points to say: {', '.join(unknown)}.")
+    return " ".join(parts)
+
+
+def _levelled(run: Json) -> str:
+    return {True: ", levelled off", False: ", NOT levelled off", None: ""}[run["levelled_off"]]
+
+
+def _cell_text(row: Json | None) -> str:
+    return "-" if row is None else _interval(row["value"], row["low"], row["high"], signed=False)
+
+
+def _interval(value: float | None, low: float | None, high: float | None, *, signed: bool = True) -> str:
+    if value is None:
+        return "-"
+    sign = "+" if signed else ""
+    if low is None or high is None:
+        return f"{value:{sign}.3f}"
+    return f"{value:{sign}.3f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:g} %"
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return [text[0], "  ".join("-" * width for width in widths), *text[1:]]
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
