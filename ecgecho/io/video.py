@@ -73,9 +73,11 @@ def _open(path: Path) -> tuple[Any, VideoHeader]:
     os.environ.setdefault("DECORD_EOF_RETRY_MAX", "64")
     import decord
 
-    size_of(path)
+    size = size_of(path)
     with path.open("rb") as file:
-        container = container_of(file.read(12))
+        head = file.read(512)
+    container = container_of(head)
+    promised = _check_avi(head, size, path.name) if container == "avi" else 0
     decord.logging.set_level(decord.logging.FATAL)
     try:
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
@@ -89,6 +91,8 @@ def _open(path: Path) -> tuple[Any, VideoHeader]:
         raise ItemError("undecodable", f"{path.name}: {_first_line(err)}") from err
     if num_frames < 1:
         raise ItemError("undecodable", f"{path.name} holds no frame")
+    if num_frames < promised:
+        raise ItemError("frame_count_differs", f"{path.name}: the header says {promised} frames, {num_frames} are there")
     if num_frames * rows * columns * 3 > MAX_BYTES:
         raise ItemError("too_large", f"{path.name}: {num_frames} frames of {rows} x {columns} need more than {MAX_BYTES} bytes")
     defects = ["no_regions"]
@@ -103,6 +107,16 @@ def _open(path: Path) -> tuple[Any, VideoHeader]:
         frame_time_ms=1000.0 / rate,
         defects=tuple(defects),
     )
+
+
+def _check_avi(head: bytes, size: int, name: str) -> int:
+    """The frames an AVI's header promises. The library counts those that are there and says nothing of the rest."""
+    # Writers that were stopped leave 0 or the largest number in place of the size.
+    announced = int.from_bytes(head[4:8], "little")
+    if size < announced + 8 and announced < 0xFFFFFF00:
+        raise ItemError("truncated", f"{name}: {announced + 8} bytes are announced, {size} are there")
+    at = head.find(b"avih")
+    return int.from_bytes(head[at + 24 : at + 28], "little") if at >= 0 else 0
 
 
 def _shape(reader: Any) -> tuple[int, int]:
