@@ -56,7 +56,7 @@ class CacheReport:
     seconds: float
     device: str
     already_done: bool
-    verified_parts: int
+    verified_files: int
     recomputed: int
     """Random rows computed again, alone, and found equal within fp16."""
     notes: tuple[str, ...] = ()
@@ -179,7 +179,7 @@ def cache_echo(
     spec: TeacherSpec = module.spec(teacher_config)
     built: Teacher = module.build(teacher_config)
     where = _device(device)
-    clips = catalog.tables["clips"].sort_by([("study_id", "ascending"), ("clip_id", "ascending")]).to_pydict()
+    clips = catalog.clips.sort_by([("study_id", "ascending"), ("clip_id", "ascending")]).to_pydict()
     paths = {c: str(catalog.root / p) for c, p in zip(clips["clip_id"], clips["path"], strict=True)}
     spec_json = configuration.to_json(spec)
     identity: Json = {
@@ -200,7 +200,7 @@ def cache_echo(
         store,
         sink,
         decode_clip,
-        lambda item: EchoTask(path=paths[item], teacher=teacher, spec=spec),
+        lambda item: EchoTask(path=paths.get(item, ""), teacher=teacher, spec=spec),
         workers=_workers(workers),
         timeout_s=timeout_s,
         memory_bytes=CLIP_MEMORY_BYTES,
@@ -219,7 +219,7 @@ def cache_ecg(
     progress: Callable[[int, int], Any] | None = None,
 ) -> CacheReport:
     """Read every ECG of a catalog into an ECG store at `out`, under a contract or (None) as recorded."""
-    ecgs = catalog.tables["ecgs"].sort_by([("subject_id", "ascending"), ("ecg_id", "ascending")]).to_pydict()
+    ecgs = catalog.ecgs.sort_by([("subject_id", "ascending"), ("ecg_id", "ascending")]).to_pydict()
     paths = {e: str(catalog.root / p) for e, p in zip(ecgs["ecg_id"], ecgs["path"], strict=True)}
     sources = {item: _wfdb_data(path) for item, path in paths.items()}
     store = _ecg_store(out, contract, list(ecgs["ecg_id"]), sources, part_rows)
@@ -227,7 +227,7 @@ def cache_ecg(
         store,
         _EcgSink(),
         decode_ecg,
-        lambda item: EcgTask(path=paths[item], contract=contract),
+        lambda item: EcgTask(path=paths.get(item, ""), contract=contract),
         workers=_workers(workers),
         timeout_s=ECG_TIMEOUT_S,
         memory_bytes=CLIP_MEMORY_BYTES,
@@ -387,15 +387,21 @@ class _Store:
         if not self.ids:
             raise UserError(f"there is nothing to cache for {self.out}: the catalog lists no {self.kind} item.")
         self._check_place()
-        if not embed_cache.is_sealed(self.out):
+        open_segment = embed_cache.Writer.resume(self.out, identity=self.identity)
+        if open_segment is not None:
+            if self.part_rows not in (None, open_segment.plan.part_rows):
+                raise UserError(
+                    f"{self.out} was planned with parts of {open_segment.plan.part_rows} rows, not {self.part_rows}. "
+                    f"Leave --part-rows out, or choose another --out."
+                )
+            return open_segment
+        if not (self.out / "head.json").exists():
             plan = embed_cache.make_plan(self.ids, self.groups, seed=PLAN_SEED, part_rows=self.part_rows)
             return embed_cache.Writer.create_or_resume(
                 self.out, kind=self.kind, identity=self.identity, columns=self.columns, counts=self.counts, plan=plan
             )
-        if embed_cache.is_extending(self.out):
-            return embed_cache.Writer.resume_extension(self.out, identity=self.identity)
         store = embed_cache.open(self.out)
-        embed_cache.check_identity(self.out, store.manifest.identity, self.identity)
+        store.require(kind=self.kind, identity=self.identity, columns=self.columns, counts=self.counts)
         stale = self._stale(store)
         if not stale:
             return None
@@ -494,7 +500,7 @@ def _report(
 ) -> CacheReport:  # fmt: skip
     checked = embed_cache.verify(store.out, sample_parts=8, seed=num_computed)
     if not checked.ok:
-        raise UserError(f"{store.out} was written and does not verify: {checked.summary()}. Run `ecgecho store verify {store.out}`.")
+        raise UserError(f"{store.out} was written and does not verify. `ecgecho store verify {store.out}` names the damaged rows.")
     opened = embed_cache.open(store.out)
     live = opened.index.filter(opened.index["live"]).to_pydict()
     by_status: dict[str, int] = {}
@@ -511,7 +517,7 @@ def _report(
     return CacheReport(
         kind=store.kind, num_rows=len(live["id"]), by_status=by_status, by_reason=by_reason, defects=defects,
         num_computed=num_computed, seconds=seconds, device=device, already_done=already_done,
-        verified_parts=checked.num_parts, recomputed=recomputed, notes=tuple(store.notes),
+        verified_files=checked.num_files, recomputed=recomputed, notes=tuple(store.notes),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from ecgecho import __version__, plugins
 if TYPE_CHECKING:
     from ecgecho.cache import CacheReport
     from ecgecho.catalog import Catalog
+    from ecgecho.log import Bar
 
 app = typer.Typer(
     name="ecgecho",
@@ -105,15 +106,17 @@ def simulate(
     seed: Annotated[int, typer.Option(min=0, help="Below 1,000,000; larger ones trained what is shipped.")] = 7,
     echo_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of subjects with cines.")] = 0.25,
     enrich: Annotated[bool, typer.Option(help="Raise the shares of LVEF < 40 % and severe hypertrophy.")] = False,
+    ecgs_per_subject: Annotated[int, typer.Option(min=1, help="At most so many ECGs of a subject.")] = 3,
     workers: Workers = None,
 ) -> None:
     """Make a simulated cohort: ECGs, echo cines, reports and measurements in the folders of MIMIC-IV."""
     from ecgecho.simulate import simulate as run
 
-    with _Bar("subjects") as bar:
+    with _Bar("simulate", "subjects") as bar:
         counts = run(
-            out, subjects=subjects, seed=seed, echo_share=echo_share, enrich=enrich, workers=_cores(workers), progress=bar
-        )
+            out, subjects=subjects, seed=seed, echo_share=echo_share, enrich=enrich, ecgs_per_subject=ecgs_per_subject,
+            workers=_cores(workers), progress=bar,
+        )  # fmt: skip
     _close("simulate", out, counts, 0, bar.seconds, f"ecgecho index mimic-iv {_q(out)} --out {_q(out / 'catalog')}")
 
 
@@ -126,6 +129,7 @@ def index(
     sets: Set = None,
 ) -> None:
     """Turn a dataset's folder into a catalog: Parquet tables of clips, ECGs, texts, labels, subjects and pairs."""
+    from ecgecho import catalog as tables
     from ecgecho import config as configuration
 
     module = plugins.load("datasets", dataset)
@@ -134,10 +138,14 @@ def index(
         settings = configuration.override(settings, [f"key={json.dumps(str(key))}"])
     if not root.is_dir():
         raise _usage(f"there is no folder {root}; give the dataset's root folder.")
-    with _Bar("files") as bar:
+    with _Bar("index", "files") as bar:
         catalog = module.build(settings).index(root, out, progress=bar)
-    _describe(catalog)
-    _close("index", out, catalog.counts(), 0, bar.seconds, f"ecgecho cache-echo {_q(out)} --teacher demo --out {_q(out.parent / 'echo.zarr')}")
+    description = tables.describe(catalog)
+    print(tables.render(description))
+    if catalog.unchanged:
+        print(f"{out} is done: the dataset's tables are as they were.")
+    totals = {name: row["all"] for name, row in description["counts"].items() if isinstance(row, dict) and "all" in row}
+    _close("index", out, totals, 0, bar.seconds, f"ecgecho cache-echo {_q(out)} --teacher demo --out {_q(out.parent / 'echo.zarr')}")
 
 
 @app.command("cache-echo")
@@ -162,8 +170,8 @@ def cache_echo(
     settings = configuration.override(module.Config(), words)
     _check_device(device)
     catalog = _catalog_or_folder(source, out, key)
-    _say(f"cache-echo: {catalog.tables['clips'].num_rows} clips -> {out} by teacher {teacher}")
-    with _Bar("clips") as bar:
+    _say(f"cache-echo: {catalog.clips.num_rows} clips -> {out} by teacher {teacher}")
+    with _Bar("cache-echo", "clips") as bar:
         report = cache.cache_echo(
             catalog, teacher, settings, out, part_rows=part_rows, workers=workers, device=device, timeout_s=timeout_s, progress=bar
         )
@@ -183,20 +191,21 @@ def cache_ecg(
     from ecgecho import cache
 
     wanted = cache.find_contract(contract) if contract else None
-    with _Bar("ECGs") as bar:
+    with _Bar("cache-ecg", "ECGs") as bar:
         if (source / "head.json").is_file() or source.suffix == ".zarr":
             if wanted is None:
                 raise _usage(f"{source} is a store; say with --contract what to make of it.")
             report = cache.contract_from_raw(source, wanted, out, part_rows=part_rows, progress=bar)
         else:
             catalog = _catalog_or_folder(source, out, key)
-            _say(f"cache-ecg: {catalog.tables['ecgs'].num_rows} ECGs -> {out} by contract {wanted.name if wanted else 'none (raw)'}")
+            _say(f"cache-ecg: {catalog.ecgs.num_rows} ECGs -> {out} by contract {wanted.name if wanted else 'none (raw)'}")
             report = cache.cache_ecg(catalog, wanted, out, part_rows=part_rows, workers=workers, progress=bar)
-    echo = out.parent / "echo.zarr"
-    _close_cache(
-        "cache-ecg", out, report, bar.seconds,
-        f"ecgecho train echoing_ecg --recipe small --catalog {_q(source)} --echo {_q(echo)} --ecg {_q(out)} --out runs/a",
-    )  # fmt: skip
+    if wanted is None:
+        following = f"ecgecho cache-ecg {_q(out)} --contract echoing_ecg --out {_q(out.parent / 'ecg.zarr')}"
+    else:
+        catalog_of = source if (source / "catalog.json").is_file() else "CATALOG"
+        following = f"ecgecho train echoing_ecg --recipe small --catalog {catalog_of} --echo {_q(out.parent / 'echo.zarr')} --ecg {_q(out)} --out runs/a"
+    _close_cache("cache-ecg", out, report, bar.seconds, following)
 
 
 @app.command()
@@ -259,7 +268,22 @@ def store_verify(store: Path, as_json: AsJson = False) -> None:
     import embed_cache
 
     report = embed_cache.verify(store)
-    print(json.dumps(report.to_json(), indent=1) if as_json else report.summary())
+    damaged = [
+        {"file": d.path, "problem": d.problem, "rows": None if d.rows is None else [d.rows.start, d.rows.stop], "ids": list(d.ids)}
+        for d in report.damages
+    ]
+    if as_json:
+        told = {"ok": report.ok, "files": report.num_files, "bytes": report.num_bytes, "damages": damaged}
+        print(json.dumps({**told, "unlisted": list(report.unlisted)}, indent=1))
+        raise typer.Exit(0 if report.ok else 1)
+    for d in damaged:
+        rows = f", rows {d['rows'][0]} to {d['rows'][1] - 1}: {', '.join(d['ids'][:8])}" if d["rows"] else ""
+        print(f"damaged: {d['file']}: {d['problem']}{rows}")
+    for name in report.unlisted:
+        print(f"not of this store: {name}")
+    if report.open_segment is not None:
+        print(f"segment {report.open_segment} is not finished; the command that made the store goes on with it.")
+    print(f"{'whole' if report.ok else 'DAMAGED'}: {report.num_files} files, {report.num_bytes / 1e6:.1f} MB read in {store}")
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -277,31 +301,34 @@ def store_info(store: Path, as_json: AsJson = False) -> None:
 
 
 class _Bar:
-    """A progress bar that appears with the first call: `bar(done, total)`. One line a minute where there is no terminal."""
+    """Progress that appears with its first call, `bar(done, total)` or `bar(what, done, total)`; knows its seconds at the end."""
 
-    def __init__(self, unit: str) -> None:
-        self.unit = unit
+    def __init__(self, label: str, unit: str) -> None:
+        self.label, self.unit = label, unit
         self.seconds = 0.0
-        self._bar: Any = None
+        self._began = time.monotonic()
+        self._bar: Bar | None = None
 
     def __enter__(self) -> _Bar:
-        self._began = time.monotonic()
         return self
 
-    def __call__(self, done: int, total: int) -> None:
-        if self._bar is None:
-            from tqdm import tqdm
+    def __call__(self, *told: Any) -> None:
+        from ecgecho.log import Bar
 
-            terminal = sys.stderr.isatty()
-            self._bar = tqdm(
-                total=total, unit=f" {self.unit}", file=sys.stderr, mininterval=0.5 if terminal else 60.0, dynamic_ncols=terminal
-            )
-        self._bar.update(done - self._bar.n)
+        *what, done, total = told
+        if self._bar is None or self._bar.total != total:
+            self.close()
+            self._bar = Bar(self.label, total, unit=self.unit, say=_say)
+        self._bar.advance(done - self._bar.done, str(what[0]) if what else "")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     def __exit__(self, *exc: object) -> None:
         self.seconds = time.monotonic() - self._began
-        if self._bar is not None:
-            self._bar.close()
+        self.close()
 
 
 def _catalog_or_folder(source: Path, out: Path, key: Path | None) -> Catalog:
@@ -315,21 +342,9 @@ def _catalog_or_folder(source: Path, out: Path, key: Path | None) -> Catalog:
     settings = module.Config(key=str(key) if key is not None else "")
     beside = out.with_name(out.name + ".catalog")
     _say(f"{source} is no catalog; indexing it as a folder into {beside}")
-    with _Bar("files") as bar:
+    with _Bar("index", "files") as bar:
         catalog: Catalog = module.build(settings).index(source, beside, progress=bar)
     return catalog
-
-
-def _describe(catalog: Catalog) -> None:
-    for name, value in catalog.counts().items():
-        print(f"{name:28} {value}")
-    defects = catalog.tables["defects"].to_pylist()
-    if defects:
-        print("defects:")
-        for row in defects[:20]:
-            print(f"  {row['code']:32} {row['count']:>9}  {row['detail'] or ''}")
-        if len(defects) > 20:
-            print(f"  ... and {len(defects) - 20} more in the catalog's defects table")
 
 
 def _close_cache(command: str, out: Path, report: CacheReport, seconds: float, following: str) -> None:
@@ -342,10 +357,10 @@ def _close_cache(command: str, out: Path, report: CacheReport, seconds: float, f
     failed = report.by_status.get("failed", 0)
     if failed:
         print(f"{failed} of {report.num_rows} failed (reasons above); mend the files and run the same command: only those rows are computed again.")
-    counts = {**report.by_status, "computed_now": report.num_computed, "verified_parts": report.verified_parts,
+    counts = {**report.by_status, "computed_now": report.num_computed, "verified_files": report.verified_files,
               "recomputed_and_equal": report.recomputed, "device": report.device}  # fmt: skip
     if report.num_computed:
-        counts["rate_per_s"] = round(report.num_computed / max(report.seconds, 1e-9), 1)
+        counts["per_second"] = round(report.num_computed / max(report.seconds, 1e-9), 1)
     _close(command, out, counts, report.exit_status, seconds, following, extra={"by_reason": dict(report.by_reason), "defects": dict(report.defects)})
     raise typer.Exit(report.exit_status)
 

@@ -4,7 +4,7 @@ The on-disk format is FORMAT.md. This package knows rows and columns, and nothin
 """
 
 from embed_cache.errors import DamagedStore, IncompleteStore, StaleStore, StoreError
-from embed_cache.layout import Column
+from embed_cache.layout import FORMAT_VERSION, Column
 from embed_cache.manifest import Manifest
 from embed_cache.plan import Plan, make_plan
 from embed_cache.store import EmbeddingStore
@@ -13,6 +13,7 @@ from embed_cache.verify import Damage, VerifyReport, info, verify
 from embed_cache.writer import Row, Writer
 
 __all__ = [
+    "FORMAT_VERSION",
     "Column",
     "Damage",
     "DamagedStore",

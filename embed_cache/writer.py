@@ -74,10 +74,8 @@ class Row:
     def __post_init__(self) -> None:
         if self.status not in STATUS[:3]:
             raise StoreError(f"status {self.status!r} is none of {', '.join(STATUS[:3])}.")
-        if (self.status == "ok") == bool(self.reason):
-            raise StoreError(
-                f"status {self.status!r} with reason {self.reason!r}: a row has a reason unless it is ok, and only then."
-            )
+        if self.status != "ok" and not self.reason:
+            raise StoreError(f"a row is {self.status} without a reason; say why.")
         if self.status != "ok" and self.values:
             raise StoreError(f"a row that is {self.status} ({self.reason}) has values; only rows that are ok may.")
         encode_name(self.reason, "reason", MAX_TEXT_BYTES)

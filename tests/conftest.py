@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from command_line import must
 from filelock import FileLock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,19 +23,6 @@ class Cohort:
     ecg: Path
     raw: Path
     run: Path
-
-
-def ecgecho(*words: object, cwd: Path | None = None, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user does."""
-    line = [sys.executable, "-m", "ecgecho", *(str(w) for w in words)]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def must(*words: object, cwd: Path | None = None) -> str:
-    """Run a command that has to end with 0; gives what it printed."""
-    done = ecgecho(*words, cwd=cwd)
-    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture(scope="session")

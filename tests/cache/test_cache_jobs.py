@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ecgecho, must
+from command_line import ecgecho, must
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -172,7 +172,7 @@ def test_an_ecg_store_keeps_millivolts(cohort):
 
     listed = tables.read(cohort.catalog)
     raw = embed_cache.open(cohort.raw)
-    ecg = listed.tables["ecgs"].slice(0, 1).to_pylist()[0]
+    ecg = listed.ecgs.slice(0, 1).to_pylist()[0]
     theirs = wfdb.rdrecord(str(listed.root / ecg["path"]))
     row = int(raw.rows([ecg["ecg_id"]])[0])
     ours = raw.read_ragged("signal", row) * raw.read("scale", np.array([row]))[0]

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ecgecho
+from command_line import ecgecho
 
 DICOM_PREAMBLE = b"\0" * 128 + b"DICM"
 
