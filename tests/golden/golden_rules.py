@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-5
+PERIOD = 1000003  # of fill B, in elements
 
 
 def case(topic: str, name: str) -> dict[str, np.ndarray]:
@@ -33,12 +34,12 @@ def fill_values(name: str, shape: tuple[int, ...], fill: str) -> np.ndarray:
     """float64 values of fill "A" or "B" for a tensor."""
     n = int(np.prod(shape))
     phase = (zlib.crc32(name.encode()) % 1000) / 1000 * 2 * np.pi
-    k = np.arange(n, dtype=np.int64)
+    k = np.arange(n if fill == "A" else min(n, PERIOD), dtype=np.int64)
     if fill == "A":
         return (0.05 * np.sin(0.37 * k + phase)).reshape(shape)
     amplitude = 1 / np.sqrt(n / shape[0]) if len(shape) >= 2 else 0.05
-    r = ((k % 1000003) * (k % 1000003) % 1000003 * 7919 + k * 104729) % 1000003
-    return (amplitude * np.sin(2 * np.pi * r / 1000003 + phase)).reshape(shape)
+    r = (k * k * 7919 + k * 104729) % PERIOD
+    return np.resize(amplitude * np.sin(2 * np.pi * r / PERIOD + phase), shape)
 
 
 def filled_state(rules: dict, fill: str) -> dict[str, Tensor]:
