@@ -175,10 +175,7 @@ def label_values(catalog: Catalog, ecg_ids: Sequence[str], label: str, window_da
 
 
 def match_labels(catalog: Catalog, ecg_ids: Sequence[str], label: str, window_days: float = WINDOW_DAYS) -> LabelMatch:
-    """`label_values` with the gap and the definition of each value.
-
-    A label that belongs to an ECG itself (`ecg_id`) belongs to that ECG alone, whatever its time.
-    """
+    """`label_values` with the gap and the definition of each value."""
     check_window(window_days)
     labels = catalog.labels_named(label)
     if not labels.num_rows:
@@ -189,19 +186,27 @@ def match_labels(catalog: Catalog, ecg_ids: Sequence[str], label: str, window_da
     if place.null_count:
         unknown = ecg_ids[int(np.flatnonzero(place.is_null().to_numpy(zero_copy_only=False))[0])]
         raise UserError(f"{catalog.path} has no ECG {unknown!r}; take the catalog that the ECG store was made from.")
-    ecgs = catalog.ecgs.take(place)
+    return labels_of(catalog.ecgs.take(place), labels, window_days)
+
+
+def labels_of(ecgs: pa.Table, labels: pa.Table, window_days: float) -> LabelMatch:
+    """The label nearest in time to each ECG, of the same subject and within the window.
+
+    A label that belongs to an ECG itself (`ecg_id`) belongs to that ECG alone, whatever its time, and goes before all others.
+    """
     own = pc.is_valid(labels["ecg_id"])
     of_ecg, of_subject = labels.filter(own), labels.filter(pc.invert(own))
     near = nearest_in_time(ecgs, of_subject, window_days)
-    row = _or_null(near.row)
-    values = _flat(of_subject["value"]).take(row)
-    definitions = _flat(of_subject["definition"]).cast(pa.string()).take(row)
     direct = pc.index_in(_flat(ecgs["ecg_id"]), value_set=_flat(of_ecg["ecg_id"]))
-    gaps = np.where(direct.is_valid().to_numpy(zero_copy_only=False), 0.0, near.gap_days)
-    values = pc.coalesce(_flat(of_ecg["value"]).take(direct), values)
-    definitions = pc.coalesce(_flat(of_ecg["definition"]).cast(pa.string()).take(direct), definitions)
+
+    def chosen(column: str, kind: pa.DataType) -> pa.Array:
+        one, two = (_flat(table[column]).cast(kind) for table in (of_ecg, of_subject))
+        return pc.coalesce(one.take(direct), two.take(_or_null(near.row)))
+
     return LabelMatch(
-        values=values.to_numpy(zero_copy_only=False).astype(np.float64), gap_days=gaps, definitions=definitions.to_pylist()
+        values=chosen("value", pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64),
+        gap_days=np.where(direct.is_valid().to_numpy(zero_copy_only=False), 0.0, near.gap_days),
+        definitions=chosen("definition", pa.string()).to_pylist(),
     )
 
 

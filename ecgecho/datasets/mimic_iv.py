@@ -298,7 +298,9 @@ def _reports(found: _Found, ecgs: pa.Table) -> tuple[pa.Table, list[pa.Table]]:
     rows, place = rows.filter(good), place.filter(good)
     when = ecgs["time"].combine_chunks().take(place.combine_chunks())
 
-    joined = pc.binary_join_element_wise(*[_without_stop(rows[line]) for line in lines], ". ", null_handling="skip")
+    # "skip" loses a row whose values are all null (pyarrow 26), so an empty word goes first and its separator is cut off.
+    joined = pc.binary_join_element_wise("", *[_without_stop(rows[line]) for line in lines], ". ", null_handling="skip")
+    joined = pc.utf8_slice_codeunits(joined, 2)
     texts = pa.table(
         {
             "text_id": pc.binary_join_element_wise("ecg", rows["study_id"], "-"),
