@@ -64,7 +64,7 @@ def evaluate(
     window_days: float = pairs.WINDOW_DAYS,
     settings: Sequence[str] = (),
     out: Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> Json:
     """Judge a run on the test split of its own catalogs, or of another; writes `out` (default RUN/metrics.json), gives the same.
 
@@ -72,7 +72,8 @@ def evaluate(
     """
     began = time.monotonic()
     chosen = _chosen(evals, settings)
-    student = embed.load(run, device=device)
+    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    student = embed.load(run, device=where)
     catalogs, stores = _sources(student, catalog, ecg)
     notes = _refuse_leaks(student, catalogs)
     signals = student.open_signals(stores)
@@ -126,7 +127,7 @@ def table(result: Json) -> str:
     run, data = result["run"], result["data"]
     head = ["evaluation", "task", "labels", "metric", "value", "95 % CI", "n", "positives", "chance", "floor", "gain over floor"]
     lines = []
-    for row in result["rows"]:
+    for row in sorted(result["rows"], key=lambda row: _place(row["evaluation"].partition(".")[0])):
         if row["metric"] == "average_precision":
             continue
         name = row["evaluation"] if row["subset"] == "all" else f"{row['evaluation']}, {row['subset']}"
@@ -134,11 +135,11 @@ def table(result: Json) -> str:
         lines.append(
             [
                 name,
-                result["tasks"].get(row["task"], row["task"]),
+                result["tasks"].get(row["task"], row["task"].replace("_", " ")),
                 _percent(row["share"]),
                 METRICS.get(row["metric"], row["metric"]),
                 _number(row["value"]),
-                "-" if row["low"] is None else f"[{_number(row['low'])}, {_number(row['high'])}]",
+                "-" if row["low"] is None else f"[{row['low']:.2f}, {row['high']:.2f}]",
                 str(row["n"]),
                 "-" if row["positives"] is None else str(row["positives"]),
                 _number(row["chance"]),
@@ -155,7 +156,8 @@ def table(result: Json) -> str:
     ]
     closing = [
         f"Intervals: 95 %, {result['bootstraps']} resamples of subjects, seed {result['seed']}. Thresholds: argmax of the prompt "
-        "pair, or the validation split. Floor: the same probe on the randomly initialised encoder."
+        "pair, or the validation split. Probes below 100 %: mean over draws of the labels. Floor: the same probe on the randomly "
+        "initialised encoder.",
     ]
     return "\n".join([*opening, "", *_aligned([head, *lines]), "", *closing])
 
@@ -193,6 +195,7 @@ def compare(files: Sequence[tuple[str, Path]]) -> str:
     return "\n".join([*text, *_gains(files, results, cells)])
 
 
+ORDER = ("zero_shot", "linear_probe", "fine_tune", "supervised", "floor", "retrieval", "uncertainty")
 METRICS = {
     "auroc": "AUROC",
     "balanced_accuracy": "balanced accuracy",
@@ -397,7 +400,7 @@ class FineTuner:
         positive_weight = torch.tensor(float((y_train == 0).sum() / max((y_train == 1).sum(), 1)), device=device)
         best: tuple[float, Json] = (-1.0, {})
         batches = _batches(len(train), batch_size, steps, seed)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             for step, chosen in enumerate(batches):
                 encoder.train()
@@ -508,13 +511,17 @@ def _subjects(catalog: Catalog, split: str) -> list[str]:
     return found
 
 
+def _place(name: str) -> tuple[int, str]:
+    return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+
+
 def _is_simulated(catalog: Catalog) -> bool:
     return bool(catalog.meta.get("simulated")) or (catalog.root / "simulated.json").is_file()
 
 
 def _chosen(evals: Sequence[str] | None, settings: Sequence[str]) -> dict[str, Any]:
     """Name -> its configuration."""
-    names = list(evals) if evals is not None else plugins.names("evals")
+    names = list(evals) if evals is not None else sorted(plugins.names("evals"), key=_place)
     result = {}
     for name in names:
         module = plugins.load("evals", name)
@@ -584,7 +591,7 @@ def _write_predictions(path: Path, rows: Sequence[EvalRow], inputs: EvalInputs, 
     ecg_id = np.array(cohort.ecg_id)
     parts = []
     for row in rows:
-        if row.rows is None or row.scores is None:
+        if row.rows is None or row.scores is None or not row.scores.size:
             continue
         draws, n = row.scores.shape
         y = inputs.labels[row.task][row.rows] if row.task in inputs.labels else np.full(n, -1)

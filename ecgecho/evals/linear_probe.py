@@ -90,6 +90,7 @@ def fit(features: stats.Floats, y: I64, *, train: I64, val: I64, judge: I64, con
     cost is taken unseen.
     """
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     seen = np.asarray(features[train], dtype=np.float64)
     centre, spread = seen.mean(0), np.maximum(seen.std(0), STD_EPS)
@@ -99,7 +100,8 @@ def fit(features: stats.Floats, y: I64, *, train: I64, val: I64, judge: I64, con
     model = LogisticRegression(max_iter=config.max_iterations, warm_start=True, class_weight="balanced")
     best, result = np.inf, np.zeros(len(judge))
     for cost in costs:
-        model.set_params(C=cost).fit(scaled["train"], y[train])
+        with threadpool_limits(1):  # so many small products that threads cost ten times what they save
+            model.set_params(C=cost).fit(scaled["train"], y[train])
         loss = _loss(y[val], model.decision_function(scaled["val"])) if choosable else 0.0
         if loss < best:
             best, result = loss, model.decision_function(scaled["judge"])

@@ -1,0 +1,277 @@
+"""Judging a run end to end: reasons, floors, leaks, another place, the same twice, runs side by side."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))  # the world of random data that training is tested on
+
+from tiny_world import make_world, quick_recipe
+
+from ecgecho import catalog as tables
+from ecgecho import embed, evaluate, stats
+from ecgecho.train import train
+from ecgecho.types import UsageError, UserError
+
+torch.set_num_threads(1)
+QUICK = {"bootstraps": 100, "settings": ("fine_tune.steps=4", "linear_probe.draws=2")}
+METHODS = {
+    "clip": ("ecg_clip", "method.on=text", False),
+    "student": ("echoing_ecg", "seed=0", True),
+    "supervised": ("supervised", "seed=0", False),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A world, and a run of each method in it."""
+    root = tmp_path_factory.mktemp("judged")
+    world = make_world(root, subjects=120)
+    for name, (method, setting, echo) in METHODS.items():
+        echos = [world.echo] if echo else []
+        recipe = quick_recipe(method, setting)
+        train(recipe, catalogs=[world.catalog], ecgs=[world.ecg], echos=echos, out=root / name, device="cpu", progress=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def judged(place):
+    return {name: evaluate.evaluate(place / name, **QUICK) for name in METHODS}
+
+
+def rows_of(result, evaluation):
+    return [row for row in result["rows"] if row["evaluation"] == evaluation]
+
+
+def elsewhere(root, family, seed=1, splits=None):
+    world = make_world(root, subjects=60, seed=seed, family=family, splits=splits)
+    return {"catalog": world.catalog, "ecg": world.ecg}
+
+
+def test_every_number_has_its_interval_its_n_and_what_it_is_held_against(judged):
+    for result in judged.values():
+        for row in result["rows"]:
+            assert row["value"] is not None or row["reason"]
+            if row["value"] is not None and row["low"] is not None:
+                assert row["low"] <= row["value"] <= row["high"]
+                assert row["n"] >= row["subjects"] > 0
+            if row["evaluation"] in ("zero_shot", "linear_probe", "fine_tune", "supervised") and row["value"] is not None:
+                assert row["chance"] is not None
+                assert 0 < row["positives"] < row["n"]
+        assert all(row["floor"] is not None for row in rows_of(result, "linear_probe"))
+
+
+def test_an_absent_capability_is_a_row_with_its_reason(judged):
+    assert all("without text" in row["reason"] for row in rows_of(judged["supervised"], "zero_shot"))
+    assert all("without text" in row["reason"] for row in rows_of(judged["supervised"], "retrieval"))
+    assert "variance" in rows_of(judged["clip"], "uncertainty")[0]["reason"]
+    assert rows_of(judged["supervised"], "supervised")[0]["value"] is not None
+    assert rows_of(judged["clip"], "supervised") == []
+
+
+def test_metrics_json_is_what_was_returned_and_names_its_causes(place, judged):
+    written = json.loads((place / "student" / "metrics.json").read_text())
+    assert written == judged["student"]
+    assert written["schema"] == "ecgecho.metrics"
+    assert written["version"] == 1
+    assert len(written["data"]["ecg_stores"][0]) == len(written["run"]["weights_sha256"]) == 64
+    assert written["seed"] == 0
+    assert str(place) not in json.dumps(written)
+
+
+def test_judging_twice_gives_the_same_digest(place, judged):
+    again = evaluate.evaluate(place / "student", out=place / "again.json", **QUICK)
+    assert again["digest"] == judged["student"]["digest"]
+    other = evaluate.evaluate(place / "student", evals=["zero_shot"], seed=1, bootstraps=100, out=place / "again.json")
+    assert other["digest"] != again["digest"]
+
+
+def test_labels_and_splits_of_the_test_rows_are_the_catalogs(place, judged):
+    catalog = tables.read(place / "catalog")
+    split = dict(zip(catalog.subjects["subject_id"].to_pylist(), catalog.subjects["split"].to_pylist(), strict=True))
+    owner = dict(zip(catalog.ecgs["ecg_id"].to_pylist(), catalog.ecgs["subject_id"].to_pylist(), strict=True))
+    labels = catalog.labels_named("lvef")
+    lvef = dict(zip(labels["subject_id"].to_pylist(), labels["value"].to_pylist(), strict=True))
+    seen = pq.read_table(place / "student" / "predictions.parquet").to_pylist()
+    for row in seen:
+        assert split[owner[row["ecg_id"]]] == "test"
+        if row["task"] == "lvef_lt_40":
+            assert row["y"] == (lvef[owner[row["ecg_id"]]] < 40)
+    tested = {row["ecg_id"] for row in seen}
+    assert tested == {e for e, s in owner.items() if split[s] == "test"}
+
+
+def test_predictions_give_back_the_printed_numbers(place, judged):
+    table = pq.read_table(place / "student" / "predictions.parquet")
+    for row in rows_of(judged["student"], "zero_shot"):
+        if row["metric"] == "auroc":
+            mine = [r for r in table.to_pylist() if r["evaluation"] == "zero_shot" and r["task"] == row["task"]]
+            assert stats.auroc([r["y"] for r in mine], [r["score"] for r in mine]) == row["value"]
+
+
+def test_the_floor_is_another_encoder_and_the_student_is_left_as_it_was(place):
+    student = embed.load(place / "student")
+    signals = student.open_signals(student.source_paths("ecgs"))
+    rows = np.arange(8)
+    before, _ = student.embed_rows(signals, rows)
+    floor, _ = embed.Student.random(student, 0).embed_rows(signals, rows)
+    tune = evaluate.FineTuner(student=student, signals=signals, rows=rows)
+    y = np.array([0, 1, 0, 1, 0, 1, 0, 1])
+    first = tune(rows, y, rows, y, rows, steps=3, batch_size=4, learning_rate=1e-2, seed=0)
+    again = tune(rows, y, rows, y, rows, steps=3, batch_size=4, learning_rate=1e-2, seed=0)
+    after, _ = student.embed_rows(signals, rows)
+    assert not np.allclose(before, floor)
+    np.testing.assert_array_equal(before, after)
+    np.testing.assert_array_equal(first, again)
+
+
+def test_fine_tuning_learns_what_the_signal_shows(place):
+    student = embed.load(place / "student")
+    signals = student.open_signals(student.source_paths("ecgs"))
+    loud = signals.take(np.arange(len(signals.rows)))[0].std((1, 2)).numpy()
+    y = (loud > np.median(loud)).astype(np.int64)
+    rows = np.arange(len(loud))
+    tune = evaluate.FineTuner(student=student, signals=signals, rows=rows)
+    train_rows, val, test = rows[:140], rows[140:180], rows[180:]
+    scored = tune(train_rows, y[:140], val, y[140:180], test, steps=40, batch_size=32, learning_rate=3e-3, seed=0)
+    assert stats.auroc(y[180:], scored) > 0.9
+
+
+def test_another_family_is_judged_with_a_note(place, tmp_path):
+    there = elsewhere(tmp_path, "other")
+    result = evaluate.evaluate(place / "student", evals=["zero_shot"], out=tmp_path / "m.json", **there, bootstraps=50)
+    assert result["data"]["elsewhere"]
+    assert "cannot be compared" in result["data"]["notes"][0]
+    assert (tmp_path / "m.predictions.parquet").is_file()
+
+
+def test_the_same_family_elsewhere_is_judged_on_its_test_split_without_a_note(place, tmp_path):
+    there = elsewhere(tmp_path, "tiny")
+    result = evaluate.evaluate(place / "student", evals=["zero_shot"], out=tmp_path / "m.json", **there, bootstraps=50)
+    assert result["data"]["notes"] == []
+
+
+def test_test_subjects_that_the_run_was_trained_on_are_refused_and_counted(place, tmp_path):
+    trained = tables.read(place / "catalog").subjects.to_pylist()[:60]
+    splits = ["test" if row["split"] == "train" else row["split"] for row in trained]
+    there = elsewhere(tmp_path, "tiny", splits=splits)
+    number = sum(row["split"] == "train" for row in trained)
+    with pytest.raises(UserError, match=f"^{number} subjects of the test split") as caught:
+        evaluate.evaluate(place / "student", out=tmp_path / "m.json", **there)
+    assert "p0000" not in str(caught.value)
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_when_the_training_catalog_is_gone_the_rule_decides(place, tmp_path):
+    run = tmp_path / "runs" / "moved"  # its relative paths lead nowhere
+    shutil.copytree(place / "student", run)
+    with pytest.raises(UserError, match="--catalog"):
+        evaluate.evaluate(run)
+    by_rule = evaluate.evaluate(run, evals=["zero_shot"], **elsewhere(tmp_path / "a", "tiny"), bootstraps=50)
+    assert "alone" in by_rule["data"]["notes"][0]
+    official = elsewhere(tmp_path / "b", "tiny", splits=["train", "val", "test"] * 20)
+    with pytest.raises(UserError, match="official split"):
+        evaluate.evaluate(run, **official)
+
+
+def test_a_store_of_another_contract_is_refused_with_the_field_that_differs(place, tmp_path):
+    from dataclasses import replace
+
+    student = embed.load(place / "student")
+    world = make_world(tmp_path, subjects=30, family="other", contract=replace(student.contract, fs_hz=250.0))
+    with pytest.raises(UserError, match="fs_hz"):
+        evaluate.evaluate(place / "student", catalog=world.catalog, ecg=world.ecg, out=tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"evals": ["zero_shoot"]}, "zero_shot"),
+        ({"settings": ["fine_tune.stepz=3"]}, "steps"),
+        ({"settings": ["retrival.ks=[1]"]}, "retrieval"),
+        ({"catalog": Path("x")}, "--ecg"),
+        ({"ecg": Path("x")}, "--catalog"),
+    ],
+)
+def test_wrong_usage_is_answered_with_the_near_miss(place, given, said):
+    with pytest.raises(UsageError, match=said):
+        evaluate.evaluate(place / "student", **given)
+
+
+def test_a_cohort_without_measurements_and_reports_is_refused_and_without_measurements_has_reasons(place, tmp_path):
+    world = make_world(tmp_path, subjects=60, family="other")
+    (world.catalog / "labels.parquet").unlink()
+    result = evaluate.evaluate(place / "student", catalog=world.catalog, ecg=world.ecg, out=tmp_path / "m.json", **QUICK)
+    for row in result["rows"]:
+        assert (row["value"] is None) == (row["task"] != "text_to_ecg")
+        assert row["value"] is not None or row["reason"]
+    evaluate.table(result)
+    pairs = pq.read_table(world.catalog / "pairs.parquet").to_pylist()
+    import pyarrow as pa
+
+    schema = tables.SCHEMAS["pairs"]
+    pq.write_table(
+        pa.Table.from_pylist([{**row, "text_id": None} for row in pairs], schema=schema), world.catalog / "pairs.parquet"
+    )
+    with pytest.raises(UserError, match="test split"):
+        evaluate.evaluate(place / "student", catalog=world.catalog, ecg=world.ecg, out=tmp_path / "m.json")
+
+
+def test_the_table_prints_every_row_and_no_nan(judged):
+    for result in judged.values():
+        text = evaluate.table(result)
+        printed = [row for row in result["rows"] if row["metric"] != "average_precision"]
+        assert len(text.splitlines()) == len(printed) + 6
+        assert "nan" not in text.lower()
+        assert "None" not in text
+        for row in printed:
+            assert row["reason"] in text
+
+
+def test_runs_stand_side_by_side_with_their_floor_and_paired_gains(place, judged):
+    files = [(name, place / name / "metrics.json") for name in METHODS]
+    text = evaluate.compare(files)
+    lines = text.splitlines()
+    assert [line.split("  ")[0] for line in lines[4:8]] == ["floor (random encoder)", *METHODS]
+    assert "All were trained for 12 steps." in text
+    assert "student minus clip" in text
+    assert "nan" not in text
+    itself = evaluate.compare([files[0], files[0]])
+    assert "+0.000 [+0.00, +0.00]" in itself
+
+
+def test_runs_judged_on_different_ecgs_are_not_set_against_each_other(place, tmp_path):
+    other = elsewhere(tmp_path, "other")
+    evaluate.evaluate(place / "student", evals=["zero_shot"], out=tmp_path / "m.json", **other, bootstraps=50)
+    text = evaluate.compare([("here", place / "student" / "metrics.json"), ("there", tmp_path / "m.json")])
+    assert "not judged on the same ECGs" in text
+    assert "minus" not in text
+
+
+def test_a_simulated_cohort_says_so_everywhere(place, tmp_path):
+    there = elsewhere(tmp_path, "other")
+    (tables.read(there["catalog"]).root / "simulated.json").write_text("{}")
+    result = evaluate.evaluate(place / "student", evals=["zero_shot"], out=tmp_path / "m.json", **there, bootstraps=50)
+    assert evaluate.table(result).startswith("SIMULATED")
+    assert evaluate.compare([("student", tmp_path / "m.json")]).startswith("SIMULATED")
+
+
+@pytest.mark.parametrize(
+    ("losses", "verdict"),
+    [
+        ([9, 5, 3, 2, 1, 1, 1, 1, 1, 1], True),
+        ([9, 8, 7, 6, 5, 4, 3, 2, 1.5, 1], False),
+        ([9, 5], None),
+        ([9, 3, 1, 1, 2, 3, 4, 5], True),
+    ],
+)
+def test_a_run_has_levelled_off_when_its_validation_loss_no_longer_falls(tmp_path, losses, verdict):
+    lines = [json.dumps({"kind": "val", "step": 10 * (k + 1), "loss": loss}) for k, loss in enumerate(losses)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert evaluate._has_levelled_off(tmp_path / "metrics.jsonl") is verdict
