@@ -66,7 +66,7 @@ def measure(scratch: Path, device: str, subjects: int, echoclip_subjects: int) -
     stores = ("--catalog", cohort / "catalog", "--echo", cohort / "echo.zarr", "--ecg", cohort / "ecg.zarr")
     for title, settings, steps in (
         ("train echoing_ecg, recipe small", (), 60),
-        ("train echoing_ecg, encoder of the paper, small text tower, batch 16", ("encoder.name=echoing_ecg", "data.batch_size=16"), 3),
+        ("train echoing_ecg, encoder of the paper, small text tower, batch 16", ("encoder_name=echoing_ecg", "data.batch_size=16"), 3),
     ):
         sets = [w for s in (f"optim.steps={steps}", *settings) for w in ("--set", s)]
         out = scratch / f"run{steps}"
