@@ -24,14 +24,19 @@ WORK_SIZE = 320
 MAX_STEPS = 24
 STEP = 2
 """Grey levels by which living speckle changes from frame to frame; still pixels of a JPEG change by 0."""
+RELATIVE_STEP = 0.04
 MOVING_SHARE = 0.2
 """Of the steps in which a pixel of the sector changes. A sweeping trace passes a pixel once or twice in a clip."""
 LIT, LIT_SHARE = 0.4, 0.68
 """Mean level of the dimmest scanned pixels of a real cine (its 10th percentile is 0.3), and how many around must reach it."""
+BLOCK, RINGING = 8, 0.06
+"""Pixels of a JPEG block, over which an edge rings, and by how much of its brightness."""
 BRIGHT = 12
 MIN_AREA, MAX_AREA = 0.15, 0.85
 """Of the region (of the image, where there is none): a sector of 90 degrees fills 0.55 of its box."""
 MAX_GROWTH = 1.7
+TIP, MIN_OPENING = 0.06, 0.3
+"""How far above the highest motion the tip may lie, in image heights; how fast the flanks must open: less is no sector."""
 ECG_TRACE = 10
 """RegionDataType of a trace that has a region of its own."""
 MIN_OVERLAP = 0.85
@@ -71,7 +76,7 @@ def find_sector(clip: EchoClip) -> Sector:
     box = _box(clip.regions, shape)
     small = _small(clip.frames, clip.kind)
     share = _share_of_steps(small, STEP)
-    scanned = _scanned(small)
+    scanned = _scanned(small, shape[1] / small.shape[2])
     if box is not None and "region_rescaled" in clip.defects and _share_inside(share > MOVING_SHARE, box) < MIN_OVERLAP:
         defects.append("region_disagrees")
         box = None
@@ -82,7 +87,7 @@ def find_sector(clip: EchoClip) -> Sector:
         hull = wide
     source: Source
     if _area_fits(hull, box):
-        source, mask = "motion" if box is None else "region+motion", hull
+        source, mask = "motion" if box is None else "region+motion", _with_tip(hull, box)
     elif box is not None:
         defects.append("motion_unclear")
         source, mask = "region", box
@@ -192,14 +197,21 @@ def _share_of_steps(small: npt.NDArray[np.int16], step: int) -> npt.NDArray[np.f
     """(h, w) in which share of the steps a pixel changes by `step` or more; lines of one or two pixels are gone."""
     if len(small) < 2:
         return np.zeros(small.shape[1:], np.float32)
-    share = (np.abs(np.diff(small, axis=0)) >= step).mean(axis=0)
+    # Beside the sector, bright text rings with it by single levels; speckle changes by its own size.
+    least = np.maximum(step, RELATIVE_STEP * small.mean(axis=0))
+    share = (np.abs(np.diff(small, axis=0)) >= least).mean(axis=0)
     return np.asarray(cv2.medianBlur((share * 255).astype(np.uint8), 5), np.float32) / 255.0
 
 
-def _scanned(small: npt.NDArray[np.int16]) -> Bool:
-    """(h, w) where nearly all pixels around are a little above black on average; in a JPEG's ringing beside an edge half are."""
-    lit = (small.mean(axis=0) >= LIT).astype(np.float32)
-    return np.asarray(cv2.blur(lit, (5, 5)) >= LIT_SHARE)
+def _scanned(small: npt.NDArray[np.int16], factor: float) -> Bool:
+    """(h, w) where nearly all pixels around are above black on average, and above the ringing of an edge within a JPEG block.
+
+    The inside of a cavity may fail beside a bright wall; the hull fills it.
+    """
+    level = small.mean(axis=0, dtype=np.float32)
+    nearby = cv2.dilate(cv2.blur(level, (3, 3)), np.ones((_odd(2 * BLOCK / factor), _odd(2 * BLOCK / factor)), np.uint8))
+    lit = level >= np.maximum(LIT, RINGING * nearby)
+    return np.asarray(cv2.blur(lit.astype(np.float32), (5, 5)) >= LIT_SHARE)
 
 
 def _hull(evidence: Bool, shape: tuple[int, int], box: Bool | None) -> Bool:
@@ -218,6 +230,35 @@ def _hull(evidence: Bool, shape: tuple[int, int], box: Bool | None) -> Bool:
             scale = np.array([shape[1] / size[0], shape[0] / size[1]])
             corners = (cv2.convexHull(points).reshape(-1, 2) + 0.5) * scale - 0.5
             cv2.fillConvexPoly(filled, corners.round().astype(np.int32), 1)
+    mask = filled.astype(np.bool_)
+    return mask if box is None else mask & box
+
+
+def _with_tip(hull: Bool, box: Bool | None) -> Bool:
+    """The hull with its flanks drawn on to where they meet, no further than the box and TIP: near the probe little moves."""
+    rows = np.nonzero(hull.any(axis=1))[0]
+    left = hull[rows].argmax(axis=1)
+    right = hull.shape[1] - 1 - hull[rows, ::-1].argmax(axis=1)
+    widest = int((right - left).argmax())
+    upper, lower = round(0.15 * widest), round(0.7 * widest)
+    if lower - upper < 4:
+        return hull
+    rise = float(rows[lower] - rows[upper])
+    slopes = (left[lower] - left[upper]) / rise, (right[lower] - right[upper]) / rise
+    if slopes[1] - slopes[0] < MIN_OPENING:
+        return hull
+    # Rows above `upper` at which the flanks meet.
+    height = (right[upper] - left[upper]) / (slopes[1] - slopes[0])
+    top = max(rows[upper] - height, rows[0] - TIP * hull.shape[0])
+    up = rows[upper] - top
+    corners = [
+        (left[upper], rows[upper]),
+        (right[upper], rows[upper]),
+        (right[upper] - slopes[1] * up, top),
+        (left[upper] - slopes[0] * up, top),
+    ]
+    filled = hull.astype(np.uint8)
+    cv2.fillConvexPoly(filled, np.array(corners).round().astype(np.int32), 1)
     mask = filled.astype(np.bool_)
     return mask if box is None else mask & box
 
@@ -255,6 +296,9 @@ def _grow(mask: Bool, pixels: int) -> Bool:
     return np.asarray(cv2.dilate(mask.astype(np.uint8), _disc(2 * pixels + 1)), np.bool_)
 
 
-def _disc(size: int) -> U8:
-    odd = size | 1
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (odd, odd)), np.uint8)
+def _disc(size: float) -> U8:
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_odd(size), _odd(size))), np.uint8)
+
+
+def _odd(size: float) -> int:
+    return int(size) | 1
