@@ -185,7 +185,7 @@ class MimicIv:
         tables = {name: {"path": path.relative_to(root).as_posix(), **_tables.fingerprint(path)} for name, path in parts.items()}
         return {
             "dataset": DATASET,
-            "root": str(root.resolve()),
+            "root": catalog.relative(root, out),
             "settings": settings,
             "split_version": SPLIT_VERSION,
             "tables": tables,

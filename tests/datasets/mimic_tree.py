@@ -79,7 +79,7 @@ def write_tree(root: Path, files: dict[str, list[str]] = PUBLISHED) -> Path:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         content = ("\n".join(lines) + "\n").encode()
-        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        path.write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
     return root
 
 

@@ -16,9 +16,9 @@ def index(root, out=None, **settings):
     return mimic.build(mimic.Config(**settings)).index(root, out or root / "catalog")
 
 
-@pytest.fixture
-def made(tmp_path):
-    return index(write_tree(tmp_path))
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return index(write_tree(tmp_path_factory.mktemp("mimic")))
 
 
 def defects(catalog):
@@ -51,6 +51,28 @@ def test_report_lines_are_joined_without_the_empty_ones(made):
     assert texts == {"40000001": "Sinus rhythm. Possible LVH", "40000002": "Atrial fibrillation, rapid. Abnormal ECG"}
     assert defects(made)["ecg reports", "report_empty"] == 1
     assert defects(made)["ecg reports", "report_without_ecg"] == 1
+
+
+def test_texts_stay_with_their_ecgs_when_a_report_in_the_middle_has_no_line(tmp_path):
+    def change(lines):
+        return [
+            lines[0],
+            lines[3].replace("10000002,40000003", "10000001,40000001"),
+            lines[2],
+            lines[1].replace("40000001", "40000005"),
+        ]
+
+    made = index(
+        write_tree(
+            tmp_path,
+            {
+                **changed("machine", change),
+                "mimic-iv-ecg/1.0/record_list.csv": [*RECORDS, RECORDS[1].replace("40000001", "40000005")],
+            },
+        )
+    )
+    texts = {row["ecg_id"]: row["text"] for row in made.texts.to_pylist() if row["source"] == "machine_report"}
+    assert texts == {"40000002": "Atrial fibrillation, rapid. Abnormal ECG", "40000005": "Sinus rhythm. Possible LVH"}
 
 
 def test_notes_of_subjects_with_data_are_texts(made):

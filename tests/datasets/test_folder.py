@@ -1,0 +1,232 @@
+"""A private folder -> a catalog whose ids only the holder of the key can make, and that names nobody."""
+
+import os
+import stat
+
+import pyarrow.parquet as pq
+import pytest
+from folder_tree import MARK, write_dicom, write_ecg, write_folder, write_video
+
+from ecgecho import catalog, pairs, plugins
+from ecgecho.types import UserError
+
+folder = plugins.load("datasets", "folder")
+
+
+def index(root, out, progress=None, **settings):
+    return folder.build(folder.Config(**{"workers": 0, **settings})).index(root, out, progress)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    place = tmp_path_factory.mktemp("private")
+    return index(write_folder(place / "root"), place / "cat")
+
+
+def by_path(made, name="clips"):
+    return {row["path"]: row for row in getattr(made, name).to_pylist()}
+
+
+def defects(made):
+    return {(row["item"], row["code"]): row["count"] for row in made.defects.to_pylist()}
+
+
+def splits(made):
+    return {row["subject_id"]: row["split"] for row in made.subjects.to_pylist()}
+
+
+def test_cines_and_ecgs_are_found_by_what_they_are(made):
+    assert sorted(by_path(made)) == [
+        "p1/a.dcm",
+        "p1/fake.dcm",
+        "p1/more/IM_0002",
+        "p1/still.dcm",
+        "p2/b.dcm",
+        "p3/c.dcm",
+        "p4/loop.avi",
+    ]
+    assert sorted(by_path(made, "ecgs")) == ["p1/ecg1", "p2/ecg2"]
+    assert defects(made)["files", "not_indexed"] == 2  # report.txt, DICOMDIR
+    assert defects(made)["ecgs", "not_wfdb"] == 1
+
+
+def test_headers_tell_kind_frames_and_time(made):
+    clips = by_path(made)
+    assert (clips["p1/a.dcm"]["kind"], clips["p1/a.dcm"]["num_frames"]) == ("b_mode", 3)
+    assert str(clips["p1/a.dcm"]["time"]) == "2020-01-02 10:15:00"
+    assert (clips["p4/loop.avi"]["kind"], clips["p4/loop.avi"]["num_frames"], clips["p4/loop.avi"]["time"]) == ("b_mode", 4, None)
+    assert clips["p1/still.dcm"]["kind"] == "still"
+    assert defects(made)["clips", "still"] == 1
+
+
+def test_a_text_file_named_like_a_dicom_is_a_clip_to_fail_with_a_reason(made):
+    clip = by_path(made)["p1/fake.dcm"]
+    assert (clip["kind"], splits(made)[clip["subject_id"]]) == (None, "none")
+    assert defects(made)["clips", "not_dicom"] == 1
+
+
+def test_a_study_is_its_uid_wherever_its_files_lie_and_a_video_s_its_folder(made):
+    clips = by_path(made)
+    assert clips["p1/a.dcm"]["study_id"] == clips["p1/more/IM_0002"]["study_id"]
+    assert len({clip["study_id"] for clip in clips.values()}) == 5
+
+
+def test_the_patient_id_makes_the_subject_and_no_or_a_common_word_none(made):
+    clips = by_path(made)
+    assert clips["p1/a.dcm"]["subject_id"] != clips["p2/b.dcm"]["subject_id"]
+    known = {clips[path]["subject_id"] for path in ("p1/a.dcm", "p2/b.dcm")}
+    for subject, split in splits(made).items():
+        assert split == (pairs.split_of(made.family, subject) if subject in known else "none")
+    assert splits(made)[clips["p3/c.dcm"]["subject_id"]] == "none"
+    assert splits(made)[clips["p4/loop.avi"]["subject_id"]] == "none"
+    assert set(made.pairs["split"].to_pylist()) == {"none"}  # a WFDB file does not say whose it is
+
+
+def test_no_identifier_is_in_any_file_of_the_catalog(made):
+    words = (MARK, "1.2.826.777", "ANONYMOUS", str(made.root))
+    for file in (*made.path.iterdir(), made.path.with_name("cat.key")):
+        text = repr(pq.read_table(file).to_pylist()) if file.suffix == ".parquet" else file.read_text()
+        raw = file.read_bytes()
+        for word in words:
+            assert word not in text
+            assert word.encode() not in raw
+
+
+def test_ids_are_keyed_hashes(made):
+    for clip in made.clips.to_pylist():
+        for name in ("clip_id", "study_id", "subject_id"):
+            assert len(clip[name]) == 32
+            assert set(clip[name]) <= set("0123456789abcdef")
+    assert made.family == f"private:{made.key_id}"
+    assert made.key_id not in made.path.with_name("cat.key").read_text()
+
+
+def test_the_key_lies_beside_the_catalog_for_its_owner_alone(made):
+    key = made.path.with_name("cat.key")
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert len(key.read_text().strip()) == 64
+    assert not list(made.path.glob("*key*"))
+
+
+@pytest.fixture
+def small(tmp_path):
+    write_dicom(tmp_path / "root" / "p1" / "a.dcm")
+    return tmp_path / "root"
+
+
+def test_the_same_key_makes_the_same_ids_and_another_key_others(small, tmp_path):
+    one, other = index(small, tmp_path / "one"), index(small, tmp_path / "other")
+    same = index(small, tmp_path / "same", key=str(tmp_path / "one.key"))
+    assert same.clips.equals(one.clips)
+    assert same.family == one.family
+    assert same.subjects.equals(one.subjects)
+    assert not set(one.clips["clip_id"].to_pylist()) & set(other.clips["clip_id"].to_pylist())
+    assert pairs.check_together([one, same]) == []
+    assert len(pairs.check_together([one, other])) == 1
+
+
+def test_a_key_that_others_can_read_is_refused_with_the_command_that_mends_it(small, tmp_path):
+    index(small, tmp_path / "cat")
+    (tmp_path / "cat.key").chmod(0o644)
+    with pytest.raises(UserError, match="chmod 600"):
+        index(small, tmp_path / "cat")
+
+
+def test_a_key_that_is_not_there_is_refused(small, tmp_path):
+    with pytest.raises(UserError, match="there is no key"):
+        index(small, tmp_path / "cat", key=str(tmp_path / "typo.key"))
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+def test_a_catalog_whose_key_is_gone_is_not_given_other_ids(small, tmp_path):
+    index(small, tmp_path / "cat")
+    (tmp_path / "cat.key").unlink()
+    with pytest.raises(UserError, match="is gone"):
+        index(small, tmp_path / "cat")
+    assert not (tmp_path / "cat.key").exists()
+
+
+@pytest.mark.parametrize("content", ["", "short", "x" * 5000])
+def test_a_key_of_a_wrong_size_is_refused(small, tmp_path, content):
+    (tmp_path / "k").write_text(content)
+    (tmp_path / "k").chmod(0o600)
+    with pytest.raises(UserError, match="shorter than 16 or longer than 4096"):
+        index(small, tmp_path / "cat", key=str(tmp_path / "k"))
+
+
+def test_two_patients_under_one_study_are_two_studies(tmp_path):
+    write_dicom(tmp_path / "root" / "a.dcm")
+    write_dicom(tmp_path / "root" / "b.dcm", patient="Q")
+    made = index(tmp_path / "root", tmp_path / "cat")
+    assert len(set(made.clips["study_id"].to_pylist())) == 2
+    assert defects(made)["clips", "study_of_two_subjects"] == 1
+
+
+def test_when_the_first_folder_is_the_subject_ecgs_meet_their_echo(tmp_path):
+    made = index(write_folder(tmp_path / "root"), tmp_path / "cat", subject="top_folder")
+    ecgs = by_path(made, "ecgs")
+    rows = {row["ecg_id"]: row for row in made.pairs.to_pylist()}
+    pair = rows[ecgs["p1/ecg1"]["ecg_id"]]
+    assert pair["study_id"] == by_path(made)["p1/a.dcm"]["study_id"]
+    assert pair["gap_days"] == pytest.approx(1 + 15 / 1440)
+    assert pair["split"] == pairs.split_of(made.family, pair["subject_id"])
+    assert rows[ecgs["p2/ecg2"]["ecg_id"]]["study_id"] is None  # it has no time
+
+
+def test_the_same_call_again_says_done_and_a_new_file_is_seen(small, tmp_path):
+    assert not index(small, small / "cat").unchanged  # the catalog and its key inside the root are not indexed
+    assert index(small, small / "cat").unchanged
+    write_video(small / "new" / "v.avi")
+    again = index(small, small / "cat")
+    assert (again.unchanged, again.clips.num_rows) == (False, 2)
+
+
+def test_a_file_that_did_not_change_is_not_opened_again(small, tmp_path):
+    first = index(small, tmp_path / "cat")
+    path = small / "p1" / "a.dcm"
+    before = path.stat()
+    path.write_bytes(b"x" * before.st_size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    write_ecg(small / "p1" / "e.hea")  # so that there is something to do
+    again = index(small, tmp_path / "cat")
+    assert not again.unchanged
+    assert again.clips.equals(first.clips)
+
+
+def test_a_stopped_scan_goes_on_where_it_was(tmp_path):
+    root = write_folder(tmp_path / "root")
+
+    def stop(what, done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index(root, tmp_path / "cat", stop)
+    assert not (tmp_path / "cat").exists()
+    seen = []
+    made = index(root, tmp_path / "cat", lambda what, done, total: seen.append(total))
+    assert seen == [3] * 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cat", "cat.key", "root"]
+    whole = index(root, tmp_path / "whole", key=str(tmp_path / "cat.key"))
+    for name in catalog.SCHEMAS:
+        assert made.table(name).equals(whole.table(name)), name
+
+
+def test_bounded_workers_read_the_same_headers(made):
+    again = index(made.root, made.path.with_name("again"), key=str(made.path.with_name("cat.key")), workers=1)
+    assert again.clips.equals(made.clips)
+
+
+def test_a_folder_without_any_such_file_is_refused(tmp_path):
+    (tmp_path / "root").mkdir()
+    with pytest.raises(UserError, match="holds no DICOM, AVI, MP4 or WFDB"):
+        index(tmp_path / "root", tmp_path / "cat")
+    with pytest.raises(UserError, match="is not a folder"):
+        index(tmp_path / "nowhere", tmp_path / "cat")
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+def test_a_look_before_writes_nothing_not_even_a_key(small, tmp_path):
+    report = folder.build(folder.Config()).inspect(small, tmp_path / "cat")
+    assert (report["parts"], report["unchanged"]) == ({"echo files": 1, "ECG headers": 0}, False)
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
