@@ -32,6 +32,8 @@ def info_nce(
         a, b = (x if x.dtype == torch.float64 else x.float() for x in (a_mean, b_mean))
         tau = scale.clamp(max=MAX_LOG_SCALE).exp() if log_scale else scale
         logits = tau * (a @ b.T)
+        if not len(logits):
+            return logits.sum()
         own = torch.arange(len(logits), device=logits.device)
         if ignore is not None:
             diagonal = torch.eye(len(logits), dtype=torch.bool, device=logits.device)

@@ -116,11 +116,13 @@ class EchoClipTeacher:
         return self
 
     def forward(self, values: Tensor) -> TeacherOutput:
-        """uint8 (N, 3, S, S) -> pooled (N, D), not normalised."""
+        """uint8 (N, 3, S, S) -> pooled (N, D), not normalised. Full fp32 convolutions, the same every time, on a GPU too."""
         import torch
 
-        with torch.no_grad():
-            return TeacherOutput(pooled=self._model.encode_image(normalise(values, self.spec)).float(), tokens_are_frames=True)  # type: ignore[operator]
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with torch.no_grad(), exact:
+            pooled: Tensor = self._model.encode_image(normalise(values, self.spec))  # type: ignore[operator]
+        return TeacherOutput(pooled=pooled.float(), tokens_are_frames=True)
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """(n, D) unit vectors; a text beyond CLIP's 77 tokens is cut."""

@@ -46,7 +46,9 @@ def test_a_batch_whose_pairs_are_all_ignored_costs_nothing_and_has_finite_gradie
     assert torch.isfinite(a.grad).all()
 
 
-def test_one_entry_costs_nothing():
+def test_one_entry_or_none_costs_nothing():
+    none = torch.zeros(0, 4)
+    assert float(info_nce(none, none, torch.tensor(3.0))) == 0.0
     assert float(info_nce(rows(1, 4, 1), rows(1, 4, 2), torch.tensor(3.0))) == 0.0
 
 
