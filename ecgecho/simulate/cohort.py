@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -21,7 +21,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from ecgecho.simulate import text, write
 from ecgecho.simulate.ecg import DURATION_S, FS_HZ, LEADS, Beats, Electro, draw_beats, draw_electro, record
@@ -108,7 +107,7 @@ def simulate(
     frames: int = 24,
     size: tuple[int, int] = (300, 400),
     ecgs_per_subject: int = 3,
-    progress: bool = False,
+    progress: Callable[[int, int], object] | None = None,
     shipped_training: bool = False,
 ) -> dict[str, int]:
     """Write a cohort to `out` and return its counts; the same call again completes it, or finds it complete.
@@ -130,7 +129,11 @@ def simulate(
     _check(plan, shipped_training=shipped_training)
     _claim(out, plan)
     tasks = [(out, plan, index) for index in range(plan.subjects)]
-    rows = list(tqdm(_run(tasks, workers), total=len(tasks), desc="simulate", unit="subject", disable=not progress))
+    rows = []
+    for row in _run(tasks, workers):
+        rows.append(row)
+        if progress is not None:
+            progress(len(rows), len(tasks))
     _write_tables(out, rows)
     counts: Counter[str] = Counter(
         subjects=len(rows),

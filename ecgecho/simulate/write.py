@@ -21,6 +21,7 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from ecgecho.simulate.ecg import F32, FS_HZ, LEADS
 from ecgecho.simulate.echo import Cine
+from ecgecho.types import U8
 
 GAIN = 200
 """Units a millivolt, as MIMIC-IV-ECG has."""
@@ -56,13 +57,6 @@ def ecg(folder: Path, name: str, signal: F32, *, subject_id: int, time: datetime
 
 def dicom(path: Path, cine: Cine, *, subject_id: int, study_id: int, instance: int, time: datetime) -> None:
     """One cine as Ultrasound Multi-frame Image Storage, JPEG baseline 4:2:2 with JFIF markers, one 2-D tissue region."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422]
-    fragments = []
-    for frame in cine.frames:
-        done, code = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)
-        assert done
-        fragments.append(code.tobytes())
-
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = ULTRASOUND_MULTI_FRAME
     meta.MediaStorageSOPInstanceUID = uid(subject_id, study_id, instance)
@@ -103,11 +97,22 @@ def dicom(path: Path, cine: Cine, *, subject_id: int, study_id: int, instance: i
     ds.PixelRepresentation = 0
     ds.BurnedInAnnotation = "YES"
     ds.LossyImageCompression = "01"
-    ds.PixelData = encapsulate(fragments)
+    ds.PixelData = encapsulate(jpegs(cine.frames))
     ds["PixelData"].is_undefined_length = True
     target = io.BytesIO()
     ds.save_as(target, enforce_file_format=True)
     atomic(path, target.getvalue())
+
+
+def jpegs(frames: U8) -> list[bytes]:
+    """(T, H, W, 3) RGB -> one JPEG a frame, chroma halved across, with a JFIF marker."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422]
+    found = []
+    for frame in frames:
+        done, code = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)
+        assert done
+        found.append(code.tobytes())
+    return found
 
 
 def _region(cine: Cine) -> Dataset:
