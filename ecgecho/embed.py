@@ -150,7 +150,7 @@ def load(run: Path | str, device: str = "cpu") -> Student:
         model=model.to(where).eval(),
         recipe=recipe,
         contract=contract,
-        normaliser=Normaliser(*(np.asarray(fitted[k], np.float32) for k in ("mean_mv", "std_mv")), device=where),
+        normaliser=Normaliser(np.array(fitted["mean_mv"], np.float32), np.array(fitted["std_mv"], np.float32), where),
         tokeniser=from_json(json.loads(vocabulary.read_text(encoding="utf-8")), path) if vocabulary.is_file() else None,
         device=where,
         run=facts,

@@ -105,7 +105,7 @@ def train(
             interrupt.step_seconds = time.monotonic() - started
             state = states.TrainState(step=step + 1, model=model, optimizer=optimizer, seconds=time.monotonic() - began)
             if step % LOG_STEPS == 0 or state.step == num_steps:
-                numbers = {name: float(value) for name, value in parts.items()}
+                numbers = {name: float(value.detach()) for name, value in parts.items()}
                 numbers |= {"learning_rate": rate, "gradient_norm": float(norm), "seconds": state.seconds}
                 metrics.write("train", state.step, numbers)
             bar.advance(1, f"loss {numbers['loss']:.4g}" if numbers else "")
@@ -255,7 +255,7 @@ def _num_steps(recipe: Recipe, batches: Batches) -> int:
 
 
 def _not_finite(step: int, parts: dict[str, torch.Tensor], norm: torch.Tensor, ids: list[str], out: Path) -> UserError:
-    values = {name: float(value) for name, value in parts.items()} | {"gradient_norm": float(norm)}
+    values = {name: float(value.detach()) for name, value in parts.items()} | {"gradient_norm": float(norm)}
     bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
     path = out / "not_finite.json"
     states.write_json(path, {"step": step, "not_finite": bad, "values": {k: repr(v) for k, v in values.items()}, "ecg_ids": ids})
