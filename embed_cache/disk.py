@@ -117,7 +117,7 @@ def read_file(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
         return file.read()
 
 
-def regular_size(path: Path) -> int | None:
+def regular_size(path: str | Path) -> int | None:
     """Size of a regular file, None when there is none (a link is not one)."""
     try:
         found = os.lstat(path)

@@ -65,16 +65,16 @@ class EmbeddingStore:
         table = {
             "id": _arrow_strings(arrays["id"], self.path),
             "group": _arrow_strings(arrays["group"], self.path),
-            "status": pa.array(np.array(STATUS)[arrays["status"]]),
+            "status": _arrow_strings(np.array(STATUS, dtype=bytes)[arrays["status"]], self.path),
             "reason": _arrow_strings(arrays["reason"], self.path),
-            "permanent": pa.array(arrays["permanent"].astype(bool)),
+            "permanent": _arrow_flags(arrays["permanent"]),
             "fingerprint": _arrow_strings(arrays["fingerprint"], self.path),
-            "live": pa.array(self._live),
-            "segment": pa.array(segment),
-            "part": pa.array(np.concatenate(parts)),
-            "row": pa.array(np.arange(len(self))),
+            "live": _arrow_flags(self._live),
+            "segment": _arrow_numbers(segment),
+            "part": _arrow_numbers(np.concatenate(parts)),
+            "row": _arrow_numbers(np.arange(len(self))),
         }
-        return pa.table(table | {name: pa.array(arrays[f"counts/{name}"]) for name in self.manifest.counts})
+        return pa.table(table | {name: _arrow_numbers(arrays[f"counts/{name}"]) for name in self.manifest.counts})
 
     def rows(self, ids: Iterable[str]) -> I64:
         """Global row numbers of the live rows of `ids`."""
@@ -288,10 +288,13 @@ def _refuse_open_erasure(path: Path, manifest: Manifest) -> None:
 
 
 def _check_sizes(path: Path, manifest: Manifest) -> None:
-    wrong = [entry.path for entry in manifest.files.values() if disk.regular_size(path / entry.path) != entry.size]
-    folders = {str(Path(name).parent) for name in manifest.files}
-    folders |= {str(parent) for folder in list(folders) for parent in Path(folder).parents}
-    wrong += [folder for folder in folders if (path / folder).is_symlink() and folder != "."]
+    root = os.fspath(path)
+    wrong = [entry.path for entry in manifest.files.values() if disk.regular_size(f"{root}/{entry.path}") != entry.size]
+    folders: set[str] = set()
+    for name in manifest.files:
+        while "/" in name and (name := name.rpartition("/")[0]) not in folders:
+            folders.add(name)
+    wrong += [folder for folder in folders if os.path.islink(f"{root}/{folder}")]
     if wrong:
         more = f" and {len(wrong) - 1} more files" if len(wrong) > 1 else ""
         raise DamagedStore(
@@ -312,6 +315,16 @@ def _check_index(arrays: dict[str, npt.NDArray[Any]], shape: SegmentShape, manif
         lengths = np.array([entry.size // column.row_bytes if entry else 0 for entry in files])
         if (start < 0).any() or (count < 0).any() or (start > lengths[parts]).any() or (count > lengths[parts] - start).any():
             raise DamagedStore(f"{where} points outside column {column.name!r}. Make the store again.")
+
+
+def _arrow_numbers(values: npt.NDArray[np.int64]) -> pa.Array:
+    """(N,) -> Arrow int64 from its bytes (`pa.array` of an ndarray would import pandas, half a second)."""
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values.astype("<i8").tobytes())])
+
+
+def _arrow_flags(values: npt.NDArray[Any]) -> pa.Array:
+    packed = np.packbits(values.astype(bool), bitorder="little")
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(packed.tobytes())])
 
 
 def _arrow_strings(values: npt.NDArray[np.bytes_], path: Path) -> pa.Array:

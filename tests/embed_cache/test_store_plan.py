@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embed_cache import Plan, StoreError, make_plan
+from embed_cache.plan import default_part_rows
 
 GROUPS = st.lists(st.integers(0, 9), min_size=1, max_size=60)
 
@@ -45,8 +46,13 @@ def test_another_seed_gives_another_order_and_the_order_is_not_the_input_order()
 
 @pytest.mark.parametrize(("rows", "expected"), [(1, 4), (240, 4), (1500, 16), (20_000, 256), (525_422, 1024)])
 def test_part_rows_is_by_default_the_power_of_two_nearest_a_64th(rows, expected):
-    names = [f"g{k}" for k in range(rows)]
-    assert make_plan(names, names, seed=0).part_rows == expected
+    assert default_part_rows(rows) == expected
+
+
+def test_a_plan_uses_the_default_unless_told():
+    names = [f"g{k}" for k in range(1000)]
+    assert make_plan(names, names, seed=0).part_rows == 16
+    assert make_plan(names, names, seed=0, part_rows=5).part_rows == 5
 
 
 @pytest.mark.parametrize(
