@@ -128,9 +128,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 class Interrupt:
     """Ctrl-C between two steps: `requested` turns True and the loop saves. A second, or one in a slow step, raises at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, step_seconds: float) -> None:
         self.requested = False
-        self.step_seconds = 0.0
+        self.step_seconds = step_seconds
         self._former: Any = None
 
     def __enter__(self) -> Interrupt:

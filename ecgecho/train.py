@@ -59,6 +59,7 @@ def train(
         say(f"{out} is done: {former['result']['steps']} steps; nothing to do.")
         return dict(former["result"])
 
+    out.mkdir(parents=True, exist_ok=True)
     where = _device(device)
     built = _build(recipe, sources, where)
     model, batches, options, num_steps = built.model, built.batches, recipe.optim, _num_steps(recipe, built.batches)
@@ -68,23 +69,24 @@ def train(
     state = states.restore(checkpoint, states.TrainState(model=model, optimizer=optimizer), key)
     run = {"format": FORMAT, "done": False, "identity": identity, "paths": sources.paths(out), "num_steps": num_steps}
     run |= {"device": _device_name(where), "versions": _versions(), **built.facts}
-    out.mkdir(parents=True, exist_ok=True)
     states.write_json(out / "run.json", run)
     if built.tokeniser is not None:
         states.write_json(out / "vocabulary.json", built.tokeniser.keep(out))
     for line in (*built.notes, _opening(recipe, built, num_steps, state.step, out)):
         say(line)
+    step_seconds = 0.0
     if where.type == "cpu" and state.step < num_steps:
-        seconds = (num_steps - state.step) * _step_seconds(model, batches, options)
+        step_seconds = _step_seconds(model, batches, options)
+        seconds = (num_steps - state.step) * step_seconds
         say(f"about {seconds / 3600:.2g} hours ({log.duration(seconds)}) on this CPU, measured on one step")
 
     autocast = torch.autocast(where.type, torch.bfloat16, enabled=_bf16(recipe, where))
     every = max(batches.sampler.steps_per_epoch, num_steps / MOST_VALIDATIONS)
     metrics = log.Metrics(out / "metrics.jsonl", step=state.step)
     began, saved = time.monotonic() - state.seconds, time.monotonic()
-    numbers: dict[str, float] = {}
+    numbers, held_out = dict[str, float](), dict[str, float]()
     bar = log.Bar("train", num_steps, unit="steps", start=state.step, shown=progress, say=say)
-    with bar, states.Interrupt() as interrupt:
+    with bar, states.Interrupt(step_seconds) as interrupt:
         for step in range(state.step, num_steps):
             started = time.monotonic()
             torch.manual_seed(states.step_seed(recipe.seed, step, "step"))  # dropout: a resumed run draws the same
@@ -111,7 +113,8 @@ def train(
             bar.advance(1, f"loss {numbers['loss']:.4g}" if numbers else "")
             if state.step // every > step // every or state.step == num_steps:
                 epoch = state.step / batches.sampler.steps_per_epoch
-                metrics.write("val", state.step, {"epoch": epoch, **validate(model, batches, autocast), "seconds": state.seconds})
+                held_out = validate(model, batches, autocast)
+                metrics.write("val", state.step, {"epoch": epoch, **held_out, "seconds": state.seconds})
             if interrupt.requested or time.monotonic() - saved >= 60 * options.checkpoint_minutes:
                 states.save(checkpoint, state, key)
                 saved = time.monotonic()
@@ -119,7 +122,7 @@ def train(
                 raise KeyboardInterrupt
 
     metrics.close()
-    result = _result(built, state, validate(model, batches, autocast))
+    result = _result(built, state, held_out or validate(model, batches, autocast))
     states.write_tensors(out / "model.safetensors", states.weights(model))
     states.write_json(out / "run.json", {**run, "done": True, "result": result})
     states.remove(checkpoint)

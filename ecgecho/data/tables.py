@@ -80,6 +80,7 @@ class SignalTable:
             square += (np.square(signal).sum(2) * np.square(scale)).sum(0)
         mean = total / np.maximum(count, 1)
         std = np.sqrt(np.maximum(square / np.maximum(count, 1) - np.square(mean), 0))
+        std[count == 0] = 1.0  # a lead that no ECG of the split has
         return mean.astype(np.float32), std.astype(np.float32)
 
 

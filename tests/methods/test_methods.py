@@ -70,12 +70,9 @@ def permuted(batch: Batch, order: torch.Tensor) -> Batch:
     def block(old: Block) -> Block:
         return dataclasses.replace(old, row=place[old.row])
 
-    return dataclasses.replace(
-        batch,
-        ecg=batch.ecg[:, order], ecg_lead_valid=batch.ecg_lead_valid[order], subject=batch.subject[order], study=batch.study[order],
-        text_key=batch.text_key[order], labels=batch.labels[order], labels_valid=batch.labels_valid[order],
-        echo=block(batch.echo), text=block(batch.text),
-    )  # fmt: skip
+    by_row = ("ecg_lead_valid", "subject", "study", "text_key", "labels", "labels_valid")
+    moved = {name: getattr(batch, name)[order] for name in by_row}
+    return dataclasses.replace(batch, ecg=batch.ecg[:, order], echo=block(batch.echo), text=block(batch.text), **moved)
 
 
 @pytest.mark.parametrize("name", plugins.names("methods"))
