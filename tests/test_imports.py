@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 STORIES = {"cache", "train", "evaluate", "embed", "convert", "report", "simulate"}
 FOUNDATION = {"types", "config", "plugins"}
 ALLOWED = {
-    "cli": STORIES | FOUNDATION | {"catalog", "embed_cache", "ecgecho"},
+    "cli": STORIES | FOUNDATION | {"catalog", "log", "embed_cache", "ecgecho"},
     "cache": FOUNDATION | {"embed_cache", "io", "echo", "ecg", "catalog", "log", "ecgecho"},
     "train": FOUNDATION | {"state", "optim", "dist", "log", "data", "catalog", "pairs", "stats", "embed_cache", "ecgecho"},
     "evaluate": FOUNDATION | {"state", "optim", "log", "data", "catalog", "pairs", "stats", "embed", "embed_cache", "ecgecho"},

@@ -1,7 +1,7 @@
 """EchoCLIP: every frame through a ConvNeXt-base image tower, texts through CLIP's text tower; 512 dimensions.
 
 Built from open_clip; the weights are the user's own: a local file or folder, or a hub id (the published one is
-`mkaichristensen/echo-clip`, Cedars-Sinai academic licence). Without weights the towers are random, and say so.
+`mkaichristensen/echo-clip`, Cedars-Sinai academic licence). `random:SEED` makes untrained towers, for tests, and says so in the licence.
 
 Source: echo_CLIP at 23cd327 (preprocessing "echoclip", prompt decoding), EchoingECG at 60da543 (preprocessing
 "echoing_ecg"). U frames used, S pixels, D embedding, F frames, P prompts.
@@ -45,7 +45,7 @@ class Config:
     """Which weights, and how frames are prepared."""
 
     weights: str = ""
-    """A local file (.safetensors, .pt) or its folder, a hub id (org/name, org/name@revision), or random:SEED; "" is random:0."""
+    """A local file (.safetensors, .pt) or its folder, a hub id (org/name, org/name@revision), or random:SEED for untrained towers."""
     preprocessing: Literal["echoclip", "echoing_ecg"] = "echoclip"
     """echoclip: frames 0, 2, ..., 38, cropped to a square, 10 % zoom, bicubic.
     echoing_ecg: all frames, squashed to a square, area average."""
@@ -94,6 +94,8 @@ def build(config: Config) -> EchoClipTeacher:
     if seed is not None:
         model = _create(seed)
         return EchoClipTeacher(spec(config), model, _hash_state(model))
+    if not config.weights:
+        raise UserError("echoclip needs its weights: pass --weights with a local file or a hub id such as org/name.")
     path = _local(config.weights)
     model = _create(0)
     fit_state(model, _read(path), str(path))
@@ -215,8 +217,6 @@ def _squash(image: U8, size: int) -> U8:
 
 def _seed(weights: str) -> int | None:
     """The seed of random weights, None for real ones."""
-    if not weights:
-        return 0
     match = RANDOM.fullmatch(weights)
     return int(match[1]) if match else None
 

@@ -213,10 +213,8 @@ def test_the_module_prepares_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize(("weights", "seed"), [("", 0), ("random:7", 7)])
-def test_random_weights_are_named_as_such(weights, seed):
-    made = echoclip.spec(echoclip.Config(weights=weights))
-    assert made.licence.startswith(f"RANDOM WEIGHTS (seed {seed})")
+def test_random_weights_are_named_as_such():
+    assert echoclip.spec(echoclip.Config(weights="random:7")).licence.startswith("RANDOM WEIGHTS (seed 7)")
     assert "academic" in echoclip.spec(echoclip.Config(weights="org/name")).licence
 
 
@@ -242,6 +240,11 @@ def test_a_checkpoint_of_another_shape_is_refused_by_name():
     for words in ("here", "missing 1.bias", "unexpected text.vocab", "0.weight is (5, 3), not (2, 3)"):
         assert words in str(caught.value)
     assert torch.equal(model[0].weight, before)
+
+
+def test_forgotten_weights_are_asked_for():
+    with pytest.raises(UserError, match="--weights"):
+        echoclip.build(echoclip.Config())
 
 
 @pytest.mark.parametrize("weights", ["nowhere/weights.pt", "a/b/c/d", "nowhere"])
