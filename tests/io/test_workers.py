@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import signal
@@ -28,6 +29,8 @@ def act(task: str) -> object:
     if task == "hang":
         while True:
             time.sleep(60)
+    if task == "hang in C":
+        ctypes.PyDLL(None).sleep(600)  # keeps the interpreter's lock, as a decoder's loop does
     if task == "exit":
         os._exit(3)
     if task == "crash":
@@ -75,7 +78,7 @@ def test_every_task_has_one_result_with_its_position(workers):
 
 def test_hang_crash_memory_and_refusal_cost_one_item_each_and_no_process_stays():
     before = children()
-    tasks = ["ok", "hang", "exit", "eat", "refuse", "crash", "bug", "killed", "unsendable", "big", "ok"]
+    tasks = ["ok", "hang", "exit", "eat", "refuse", "crash", "bug", "killed", "unsendable", "big", "hang in C", "ok"]
     results = dict(run_bounded(act, tasks, workers=2, timeout_s=2.0, memory_bytes=GIB))
     codes = [result.code if isinstance(result, ItemFailure) else "ok" for _, result in sorted(results.items())]
     assert codes == [
@@ -89,6 +92,7 @@ def test_hang_crash_memory_and_refusal_cost_one_item_each_and_no_process_stays()
         "out_of_memory",
         "unexpected_error",
         "ok",
+        "timeout",
         "ok",
     ]
     refused, hung, big = results[4], results[1], results[9]
