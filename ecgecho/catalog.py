@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import hashlib
 import json
 import os
@@ -52,8 +53,10 @@ def _schema(**types: pa.DataType) -> pa.Schema:
 
 
 SCHEMAS: dict[str, pa.Schema] = {
+    # sex is female, male or null
     "subjects": _schema(subject_id=_TEXT, split=_TEXT, sex_or_null=_TEXT, birth_year_or_null=pa.int32()),
-    # kind and num_frames are null until a header was read; view is null unless a table gives it
+    # kind and num_frames are null until a header was read, num_frames is 0 where the header cannot be; kind is a
+    # `types.ClipKind`; view is null unless a table gives it
     "clips": _schema(
         clip_id=_TEXT,
         study_id=_TEXT,
@@ -64,7 +67,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         num_frames_or_null=pa.int32(),
         view_or_null=_TEXT,
     ),
+    # path is that of the WFDB header without `.hea`, or of any other file that `io.read_ecg` takes
     "ecgs": _schema(ecg_id=_TEXT, subject_id=_TEXT, path=_TEXT, time_or_null=_TIME),
+    # ecg_id where the text is the report of that ECG; source is machine_report, discharge, ...
     "texts": _schema(
         text_id=_TEXT,
         subject_id=_TEXT,
@@ -74,6 +79,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         source=_TEXT,
         text=_TEXT,
     ),
+    # a long table: `lvef` (%), `wall_mm` (mm), and measurements under their own names; definition says how the value came about
     "labels": _schema(
         subject_id=_TEXT,
         study_id_or_null=_TEXT,
@@ -95,6 +101,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         split=_TEXT,
         weight=pa.float64(),
     ),
+    # what was found and what became of it: part or file group, code, words, number of rows
     "defects": _schema(item=_TEXT, code=_TEXT, detail_or_null=_TEXT, count=pa.int64()),
 }
 _IDS = {"subjects": "subject_id", "clips": "clip_id", "ecgs": "ecg_id", "texts": "text_id", "pairs": "ecg_id"}
@@ -226,7 +233,7 @@ def read(path: Path | str) -> Catalog:
     key_id = meta.get("key_id")
     catalog = Catalog(
         path=path,
-        root=Path(os.path.normpath(path.absolute() / meta["root"])),
+        root=(path.resolve() / meta["root"]).resolve(),
         dataset=meta["dataset"],
         family=meta["family"],
         key_id=None if key_id is None else str(key_id),
@@ -281,6 +288,12 @@ def write(
         _write_bytes(partial / "catalog.json", _json_bytes({**about, "counts": counts(fresh)}))
         os.chmod(partial, 0o755 & ~_umask())  # mkdtemp makes it 700
         _swap(partial, path)
+    except UserError as error:
+        raise UserError(str(error).replace(str(partial), str(path))) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise UserError(f"{path} cannot be written: {error.strerror}. Free some space, or choose another --out.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return read(path)

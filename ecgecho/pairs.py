@@ -179,9 +179,8 @@ def match_labels(catalog: Catalog, ecg_ids: Sequence[str], label: str, window_da
     check_window(window_days)
     labels = catalog.labels_named(label)
     if not labels.num_rows:
-        names = list((catalog.meta.get("counts") or {}).get("label_names", {}))
-        if label not in names:
-            raise UserError(f"{catalog.path} has no label {label!r}.{nearest(label, names)}")
+        names = pc.unique(catalog.table("labels", columns=("name",))["name"].cast(pa.string())).to_pylist()
+        raise UserError(f"{catalog.path} has no label {label!r}.{nearest(label, names) if names else ' It has none.'}")
     place = pc.index_in(pa.array(ecg_ids, pa.string()), value_set=_flat(catalog.ecgs["ecg_id"]))
     if place.null_count:
         unknown = ecg_ids[int(np.flatnonzero(place.is_null().to_numpy(zero_copy_only=False))[0])]

@@ -29,6 +29,7 @@ from ecgecho.pairs import SPLIT_VERSION, WINDOW_DAYS, assign_splits, check_windo
 from ecgecho.types import Json, UserError
 
 DATASET = "folder"
+INDEX_VERSION = 1  # raised when the same files would make another catalog
 KEY_BYTES = 32
 MIN_KEY_BYTES = 16
 MAX_KEY_BYTES = 4096
@@ -155,6 +156,7 @@ class Folder:
         where = catalog.relative(root, out)
         return {
             "dataset": DATASET,
+            "index_version": INDEX_VERSION,
             "root": where,
             "key_id": key_id,
             "settings": settings,
@@ -285,7 +287,7 @@ def _clips(
                 "path": file.path,
                 "time": _dicom_time(header["time"]),
                 "kind": header["kind"],
-                "num_frames": header["num_frames"],
+                "num_frames": 0 if header["code"] else header["num_frames"],
             }
         )
     defects["clips", "study_of_two_subjects", "made one study each"] += sum(len(subjects) > 1 for subjects in owners.values())

@@ -10,7 +10,7 @@ documentation and public code that read the data; what they disagree on is an op
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from ecgecho.pairs import SPLIT_VERSION, WINDOW_DAYS, assign_splits, check_windo
 from ecgecho.types import Json, UsageError, UserError
 
 DATASET = "mimic_iv"
+INDEX_VERSION = 1  # raised when the same tables would make another catalog
 
 # Names of the table of each part; case, separators and .gz play no part.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -144,7 +145,7 @@ class MimicIv:
         tell("echo tables", 1, 4)
         clips = _clips(found, root)
         echo_labels = _measurements(found, clips, self.config.lvef_priority)
-        _sample_files(found, root, ecgs, clips)
+        _sample_files(found, root, {"ecgs": ecgs} if self.config.scan_headers else {"ecgs": ecgs, "clips": clips})
         lines, complete = b"", True
         if self.config.scan_headers:
             clips, lines, complete = self._with_headers(found, clips, root, out, progress)
@@ -185,6 +186,7 @@ class MimicIv:
         tables = {name: {"path": path.relative_to(root).as_posix(), **_tables.fingerprint(path)} for name, path in parts.items()}
         return {
             "dataset": DATASET,
+            "index_version": INDEX_VERSION,
             "root": catalog.relative(root, out),
             "settings": settings,
             "split_version": SPLIT_VERSION,
@@ -214,12 +216,13 @@ class MimicIv:
         )
         headers = scan.headers
         found.defects += _headers.defects_of(list(headers.values()))
-        for name in ("kind", "num_frames"):
-            values = pa.array(
-                [headers[path][name] if path in headers else None for path in paths], SCHEMAS["clips"].field(name).type
+        unread = {"kind": None, "num_frames": 0}
+        for name, nothing in unread.items():
+            found_here = [nothing if path not in headers or headers[path]["code"] else headers[path][name] for path in paths]
+            clips = clips.set_column(
+                clips.column_names.index(name), name, pa.array(found_here, SCHEMAS["clips"].field(name).type)
             )
-            clips = clips.set_column(clips.column_names.index(name), name, values)
-        return clips, scan.lines(files), not scan.retry
+        return clips, scan.lines(files), not scan.retry and not missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -588,13 +591,13 @@ def _all_texts(found: _Found, reports: pa.Table, subjects: pa.Table) -> Iterable
     found.defect("notes", "subject_unknown", "no ECG, clip or label, or no text; left out", others)
 
 
-def _sample_files(found: _Found, root: Path, ecgs: pa.Table, clips: pa.Table) -> None:
+def _sample_files(found: _Found, root: Path, tables: Mapping[str, pa.Table]) -> None:
     """Look for a few of the listed files: tables alone, or half a download, are worth knowing before a long job."""
-    for item, table, ending in (("ecgs", ecgs, ".hea"), ("clips", clips, "")):
+    for item, table in tables.items():
         if table.num_rows:
             rows = np.unique(np.linspace(0, table.num_rows - 1, min(SAMPLED_FILES, table.num_rows)).astype(np.int64))
             paths = table["path"].take(pa.array(rows)).to_pylist()
-            missing = sum(not (root / (path + ending)).is_file() for path in paths)
+            missing = sum(not (root / (path + (".hea" if item == "ecgs" else ""))).is_file() for path in paths)
             found.defect(item, "missing_file", f"of {len(paths)} looked for", missing)
 
 
@@ -619,6 +622,11 @@ def _once(found: _Found, part: str, rows: pa.Table, key: str, path: Path) -> pa.
 
 def _below(root: Path, table: Path, paths: pa.ChunkedArray) -> pa.ChunkedArray:
     """Paths beside a table -> paths below the root."""
+    bad = pc.match_substring_regex(paths, r"^[/\\]|(^|[/\\])\.\.([/\\]|$)")
+    if (row := int(pc.index(bad, True).as_py())) >= 0:
+        raise UserError(
+            f"{table}: the path {paths[row].as_py()!r} in data row {row + 1} leaves the folder of the table. Fetch it again."
+        )
     folder = table.parent.relative_to(root).as_posix()
     return paths if folder == "." else pc.binary_join_element_wise(folder, paths, "/")
 

@@ -1,5 +1,6 @@
 """A catalog is whole or absent, and keeps every promise of its module's docstring, whoever wrote it."""
 
+import errno
 import json
 import os
 import subprocess
@@ -232,6 +233,25 @@ def test_a_refused_catalog_leaves_the_old_one_and_no_rubbish(tmp_path):
         write_small(tmp_path / "cat", subjects=rows("subjects", ("a", "train")))
     assert {p.name: p.read_bytes() for p in (tmp_path / "cat").iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["cat"]
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_catalog(tmp_path):
+    write_small(tmp_path / "cat")
+
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield
+
+    with pytest.raises(UserError, match="cat cannot be written: No space left"):
+        write_small(tmp_path / "cat", ecgs=full())
+    assert catalog.read(tmp_path / "cat").ecgs.num_rows == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["cat"]
+
+
+def test_a_refusal_names_the_place_that_was_asked_for(tmp_path):
+    with pytest.raises(UserError) as caught:
+        write_small(tmp_path / "cat", subjects=rows("subjects", ("a", "train")))
+    assert str(tmp_path / "cat" / "ecgs.parquet") in str(caught.value)
 
 
 @pytest.mark.parametrize("stop_at", range(2))

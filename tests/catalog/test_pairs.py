@@ -106,6 +106,31 @@ def test_the_order_of_the_clips_plays_no_part(cohort, seed):
     assert one.equals(two)
 
 
+def test_many_ecgs_are_paired_at_once():
+    """Half a million rows: a loop would be noticed."""
+    rng = np.random.default_rng(0)
+    ids = np.arange(300_000).astype(str)
+    when = (np.datetime64(T0, "us") + rng.integers(0, 4000, ids.size) * np.timedelta64(1, "D")).astype("datetime64[us]")
+    who = rng.integers(0, 60_000, ids.size).astype(str)
+    ecgs = pa.table({"ecg_id": ids, "subject_id": who, "path": ids, "time": when})
+    studies = slice(0, 200_000)
+    owner = rng.permutation(200_000).astype(str)
+    clips = pa.table(
+        {"clip_id": ids[studies], "study_id": ids[studies], "subject_id": owner, "path": ids[studies], "time": when[studies]}
+    )
+    clips = catalog.conform("clips", clips, "")
+    people = np.unique(np.concatenate([who, owner]))
+    subjects = pa.table({"subject_id": people, "split": pairs.splits_of("f", people.tolist())})
+    made = pairs.make_pairs(catalog.conform("ecgs", ecgs, ""), clips, SCHEMAS["texts"].empty_table(), subjects)
+    found = made.filter(made["study_id"].is_valid()).to_pandas()
+    assert len(made) == ids.size
+    assert 0 < len(found) < ids.size
+    assert found["gap_days"].abs().max() <= pairs.WINDOW_DAYS
+    assert (owner[found["study_id"].astype(int)] == found["subject_id"]).all()
+    gap = (when[found["study_id"].astype(int)] - when[found["ecg_id"].astype(int)]) / np.timedelta64(1, "D")
+    np.testing.assert_allclose(gap, found["gap_days"])
+
+
 def test_the_gap_is_the_echo_minus_the_ecg_in_days():
     ecgs = [{"ecg_id": "e", "subject_id": "a", "path": "p", "time": T0}]
     clips = [{"clip_id": "c", "study_id": "s", "subject_id": "a", "path": "p", "time": T0 + timedelta(hours=36)}]

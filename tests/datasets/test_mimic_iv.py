@@ -4,6 +4,7 @@ import gzip
 from datetime import datetime
 
 import pytest
+from folder_tree import write_dicom
 from mimic_tree import ECHOS, MEASUREMENTS, PUBLISHED, RECORDS, changed, write_tree
 
 from ecgecho import pairs, plugins
@@ -234,6 +235,10 @@ def replaced(old, new):
 
 
 REFUSED = {
+    "a note twice": (
+        changed("discharge", lambda lines: [*lines, lines[1]]),
+        "catalog/texts.parquet: rows 2 and 3 have the same text_id",
+    ),
     "an ECG column renamed": (
         changed("record_list", without("ecg_time")),
         "record_list.csv has no column 'ecg_time'. Did you mean 'ecg_timx'?",
@@ -256,7 +261,10 @@ REFUSED = {
         changed("echo-record", lambda lines: [*lines, "10000002,90000001,,files/p10/x/90000001_0009.dcm"]),
         "a study_id stands with two subjects",
     ),
-    "a path out of the root": (changed("echo-record", replaced("files/p10/", "../../../../p10/")), "leaves the root"),
+    "a path out of the root": (
+        changed("echo-record", replaced("files/p10/", "../../../../p10/")),
+        "echo-record-list.csv: the path",
+    ),
     "an empty table": (changed("record_list", lambda lines: []), "record_list.csv"),
 }
 
@@ -342,6 +350,23 @@ def test_the_same_tables_make_the_same_bytes(tmp_path):
     one, two = index(tmp_path / "root", tmp_path / "one"), index(tmp_path / "root", tmp_path / "two")
     for file in one.path.iterdir():
         assert file.read_bytes() == (two.path / file.name).read_bytes(), file.name
+
+
+def test_headers_are_read_when_asked_and_a_study_of_stills_has_no_cine(tmp_path):
+    write_tree(tmp_path)
+    echo = tmp_path / "mimic-iv-echo/1.0/files/p10/p10000001/s90000001"
+    write_dicom(echo / "90000001_0001.dcm", frames=1)
+    (echo / "90000001_0002.dcm").write_text("no DICOM")
+    made = index(tmp_path, scan_headers=True, workers=0)
+    assert made.clips["kind"].to_pylist() == ["still", None, None]
+    assert made.clips["num_frames"].to_pylist() == [1, 0, 0]
+    found = defects(made)
+    assert (found["clips", "not_dicom"], found["clips", "still"], found["clips", "missing_file"]) == (1, 1, 1)
+    assert made.pairs["study_id"].null_count == 4
+    write_dicom(echo / "90000001_0002.dcm")  # mended
+    again = index(tmp_path, scan_headers=True, workers=0)
+    assert again.clips["kind"].to_pylist() == ["still", "b_mode", None]
+    assert again.pairs["study_id"].to_pylist()[0] == "90000001"
 
 
 def test_a_look_before_writes_nothing(tmp_path):
