@@ -146,26 +146,30 @@ class Writer:
 
     @classmethod
     def resume(cls, uri: str | os.PathLike[str], *, identity: Json) -> Writer | None:
-        """The unsealed segment with the plan it has on disk, whatever would be planned today; None where there is none."""
+        """The unsealed segment with the plan it has on disk, whatever would be planned today.
+
+        None where there is none, and where its plan cannot be read: planning it again mends that.
+        """
         path = local_path(uri)
         if not is_store(path):
             return None
         manifest = read_head(path)
         number = len(manifest.segments) if manifest else 0
         data = _plan_file(path, number)
-        if data is None:
-            return None
         where = str(path / SEGMENTS / f"{number:05d}" / PLAN)
-        body = unseal_json(data, where)
-        schema = parse_schema(body, where)
+        try:
+            body = unseal_json(data or b"", where)
+            schema = parse_schema(body, where)
+            shape = _shape_of(body, schema, number, where)
+            ids, groups = (_planned_strings(path, shape, body, name) for name in STRINGS_PLANNED)
+            source = np.frombuffer(_planned_bytes(path, shape, body, "source"), dtype="<i8")
+        except DamagedStore:
+            return None
         refuse_stale(schema, check_identity(schema.kind, identity, schema.columns, schema.counts), str(path))
         disk.remove_temporaries(path)
-        shape = _shape_of(body, schema, number, where)
-        ids, groups = (_planned_strings(path, shape, body, name) for name in STRINGS_PLANNED)
         plan = Plan(
             ids=tuple(ids), groups=tuple(groups), part_rows=shape.part_rows, seed=parse_int(body, "seed", where, 0, 1 << 63)
         )
-        source = np.frombuffer(_planned_bytes(path, shape, body, "source"), dtype="<i8")
         return cls._open_segment(path, schema, number, plan, source)
 
     def pending(self) -> list[int]:
@@ -517,7 +521,10 @@ def _strings(values: Sequence[bytes]) -> npt.NDArray[np.uint8]:
 def _planned_bytes(path: Path, shape: SegmentShape, body: Json, name: str) -> bytes:
     where = str(path / shape.plan)
     entry = parse_files(body, where).get(shape.index_chunk(name))
-    data = disk.read_file(path / entry.path) if entry else b""
+    try:
+        data = disk.read_file(path / entry.path) if entry else b""
+    except OSError:
+        data = b""
     if entry is None or hashlib.sha256(data).hexdigest() != entry.sha256 or len(data) % shape.num_rows:
         raise DamagedStore(
             f"{path / shape.index_chunk(name)} is damaged. Remove {path / shape.folder} and run the same command again."
