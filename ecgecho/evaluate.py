@@ -45,8 +45,7 @@ SCHEMA = "ecgecho.metrics"
 VERSION = 1
 SIMULATED = "SIMULATED cohort, no real person. "
 PREDICTIONS = "predictions.parquet"
-END_SHARE = 0.2  # of the steps: what counts as the end of a training
-LEVEL_SHARE = 0.02  # of the whole fall of the validation loss: less in the last fifth has levelled off
+LEVEL_SHARE = 0.02  # of the whole fall of the validation loss: a training that gains less in its last fifth has levelled off
 HEAD_RATE = 10.0  # the head starts from nothing, the encoder does not
 CHECKS = 6  # how often fine-tuning looks at the validation split
 JUDGE_BATCH = 256
@@ -555,18 +554,22 @@ def _about_run(student: Student) -> Json:
 
 
 def _has_levelled_off(path: Path) -> bool | None:
-    """Whether the validation loss fell by less than 2 % of its whole fall in the last fifth of the steps; None: not known."""
+    """Whether the validation loss fell by less than 2 % of its whole fall from the last fifth but one of the steps to the last.
+
+    Medians, because one pass over a small validation split is noisy; None where too few passes were logged.
+    """
     if not path.is_file():
         return None
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     points = [(line["step"], line["loss"]) for line in lines if line["kind"] == "val" and line.get("loss") is not None]
-    if len(points) < 5:
+    if not points:
         return None
     step, loss = np.array(points, dtype=np.float64).T
-    before = loss[step <= step[-1] * (1 - END_SHARE)]
-    if not len(before):
+    fifth = np.ceil(5 * step / step[-1])
+    if not (fifth == 4).any():
         return None
-    return bool(before[-1] - loss[-1] <= LEVEL_SHARE * max(loss[0] - loss.min(), 0.0))
+    fell = float(np.median(loss[fifth == 4]) - np.median(loss[fifth == 5]))
+    return fell <= LEVEL_SHARE * float(loss[0] - loss.min())
 
 
 def _row_json(row: EvalRow) -> Json:
