@@ -329,7 +329,7 @@ class _TeacherSink:
         if not all(np.isfinite(v).all() for v in values.values()):
             return embed_cache.Row(status="failed", reason="beyond_fp16", fingerprint=clip.fingerprint, counts=counts)
         return embed_cache.Row(
-            status="ok", reason=";".join(clip.defects)[:64], fingerprint=clip.fingerprint, values=values, counts=counts
+            status="ok", reason=";".join(clip.defects)[:256], fingerprint=clip.fingerprint, values=values, counts=counts
         )
 
     def _flush(self) -> None:
@@ -358,7 +358,7 @@ class _EcgSink:
 
     def add(self, item: str, ecg: DecodedEcg) -> None:
         self._rows[item] = embed_cache.Row(
-            status="ok", reason=";".join(ecg.defects)[:64], fingerprint=ecg.fingerprint, values=ecg.columns,
+            status="ok", reason=";".join(ecg.defects)[:256], fingerprint=ecg.fingerprint, values=ecg.columns,
             counts={"fs_mhz": ecg.fs_mhz},
         )  # fmt: skip
 

@@ -237,13 +237,18 @@ def evaluate(
     evals: Annotated[list[str] | None, typer.Option("--evals", help="Which: `ecgecho list evals` (default: all); may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of the label shares.")] = 0,
     bootstraps: Annotated[int, typer.Option(min=10, help="Resamples of subjects behind an interval.")] = 1000,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    sets: Set = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge a run: zero-shot, probes, fine-tuning, retrieval, uncertainty, each with its interval and floor."""
+    _check_device(device)
     from ecgecho import evaluate as story
 
     began = time.monotonic()
-    result = story.evaluate(run, catalog=catalog, ecg=ecg, evals=evals or None, seed=seed, bootstraps=bootstraps)
+    result = story.evaluate(
+        run, catalog=catalog, ecg=ecg, evals=evals or None, seed=seed, bootstraps=bootstraps, device=device, settings=sets or []
+    )
     print(json.dumps(result, indent=1) if as_json else story.table(result))
     _close("eval", run / "metrics.json", {"rows": len(result["rows"])}, 0, time.monotonic() - began, "", quiet=as_json)
 

@@ -78,7 +78,7 @@ def headless(tmp: Path, cohort) -> Path:
 
 def flipped(tmp: Path, cohort) -> Path:
     shutil.copytree(cohort.echo, tmp / "echo.zarr")
-    chunk = sorted(p for p in (tmp / "echo.zarr").rglob("moments/c/*/0/0"))[0]
+    chunk = sorted(p for p in (tmp / "echo.zarr").glob("segments/*/moments/c.*"))[0]
     content = bytearray(chunk.read_bytes())
     content[7] ^= 1
     chunk.write_bytes(bytes(content))
