@@ -21,7 +21,7 @@ from ecgecho.types import STANDARD_LEADS, UserError
 @pytest.fixture(scope="module")
 def students(world, tmp_path_factory):
     root = tmp_path_factory.mktemp("students")
-    steps = {"echoing_ecg": 40, "supervised": 40}
+    steps = {"echoing_ecg": 30, "supervised": 30}
     for method, count in steps.items():
         train(quick_recipe(method, f"optim.steps={count}"), **world.paths(), out=root / method)
     return {method: ecgecho.load(root / method) for method in steps}

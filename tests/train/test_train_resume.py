@@ -18,7 +18,7 @@ from ecgecho import plugins, state
 from ecgecho.train import train
 from ecgecho.types import UserError
 
-WORDS = ("optim.steps=40", "optim.checkpoint_minutes=0.003", "data.ratio=0.5")
+WORDS = ("optim.steps=24", "optim.checkpoint_minutes=0.003", "data.ratio=0.5")
 
 SCRIPT = """
 import json, sys, torch
@@ -50,7 +50,7 @@ def test_killed_inside_an_epoch_with_echo_pairs_and_resumed_equals_no_stop(world
     process.wait()
     stopped_at = json.loads(head.read_text())["step"]
     epoch = json.loads((tmp_path / "killed" / "run.json").read_text())["steps_per_epoch"]
-    assert 3 <= stopped_at < 40
+    assert 3 <= stopped_at < 24
     assert stopped_at % epoch != 0
 
     recipe = quick_recipe("echoing_ecg", *WORDS)
