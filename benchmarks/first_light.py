@@ -30,13 +30,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         rows = measure(Path(scratch), words.device, words.subjects, words.echoclip_subjects)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() and words.device != "cpu" else platform.processor() or platform.machine()
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available() and words.device != "cpu"
+        else platform.processor() or platform.machine()
+    )
     lines = [
         "# First light: the stages of the main job",
         "",
         f"- machine: {device}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         f"- date: {datetime.date.today().isoformat()}, commit {commit}",
-        f"- command: `python benchmarks/first_light.py --device {words.device} --subjects {words.subjects} --echoclip-subjects {words.echoclip_subjects}`",
+        f"- command: `python benchmarks/first_light.py {settings}`",
         "- data: simulated",
         "",
         "| stage | items | seconds | rate |",
@@ -56,21 +60,69 @@ def measure(scratch: Path, device: str, subjects: int, echoclip_subjects: int) -
     clips = len(list(cohort.glob("**/*.dcm")))
     ecgs = len(list(cohort.glob("**/*.hea")))
     place = ("--device", device)
-    rows.append(timed("cache-echo, demo teacher", f"{clips} clips", clips, "cache-echo", cohort / "catalog", "--teacher", "demo", "--out", cohort / "echo.zarr", *place))
-    rows.append(timed("cache-ecg", f"{ecgs} ECGs", ecgs, "cache-ecg", cohort / "catalog", "--contract", "echoing_ecg", "--out", cohort / "ecg.zarr"))
+    rows.append(
+        timed(
+            "cache-echo, demo teacher",
+            f"{clips} clips",
+            clips,
+            "cache-echo",
+            cohort / "catalog",
+            "--teacher",
+            "demo",
+            "--out",
+            cohort / "echo.zarr",
+            *place,
+        )
+    )
+    rows.append(
+        timed(
+            "cache-ecg",
+            f"{ecgs} ECGs",
+            ecgs,
+            "cache-ecg",
+            cohort / "catalog",
+            "--contract",
+            "echoing_ecg",
+            "--out",
+            cohort / "ecg.zarr",
+        )
+    )
     rows.append(timed("store verify (echo)", f"{clips} rows", clips, "store", "verify", cohort / "echo.zarr"))
     run("simulate", few, "--subjects", echoclip_subjects, "--seed", 8, "--echo-share", 1.0)
     run("index", "mimic-iv", few, "--out", few / "catalog")
     few_clips = len(list(few.glob("**/*.dcm")))
-    rows.append(timed("cache-echo, echoclip (random weights)", f"{few_clips} clips", few_clips, "cache-echo", few / "catalog", "--teacher", "echoclip", "--weights", "random:0", "--out", few / "echo.zarr", *place))
+    rows.append(
+        timed(
+            "cache-echo, echoclip (random weights)",
+            f"{few_clips} clips",
+            few_clips,
+            "cache-echo",
+            few / "catalog",
+            "--teacher",
+            "echoclip",
+            "--weights",
+            "random:0",
+            "--out",
+            few / "echo.zarr",
+            *place,
+        )
+    )
     stores = ("--catalog", cohort / "catalog", "--echo", cohort / "echo.zarr", "--ecg", cohort / "ecg.zarr")
     for title, settings, steps in (
         ("train echoing_ecg, recipe small", (), 60),
-        ("train echoing_ecg, encoder of the paper, small text tower, batch 16", ("encoder_name=echoing_ecg", "data.batch_size=16"), 3),
+        (
+            "train echoing_ecg, encoder of the paper, small text tower, batch 16",
+            ("encoder_name=echoing_ecg", "data.batch_size=16"),
+            3,
+        ),
     ):
         sets = [w for s in (f"optim.steps={steps}", *settings) for w in ("--set", s)]
         out = scratch / f"run{steps}"
-        rows.append(timed(title, f"{steps} steps", steps, "train", "echoing_ecg", "--recipe", "small", *stores, "--out", out, *sets, *place))
+        rows.append(
+            timed(
+                title, f"{steps} steps", steps, "train", "echoing_ecg", "--recipe", "small", *stores, "--out", out, *sets, *place
+            )
+        )
     return rows
 
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ import embed_cache
 from ecgecho import config as configuration
 from ecgecho import plugins
 from ecgecho.echo.sector import blank, find_sector
-from ecgecho.io import read_echo, read_ecg
+from ecgecho.io import read_ecg, read_echo
 from ecgecho.io.fingerprint import fingerprint
 from ecgecho.io.workers import Done, ItemFailure, run_bounded
 from ecgecho.types import EcgContract, EcgRecord, ItemError, Json, PreparedClip, TeacherSpec, UserError
@@ -50,6 +52,8 @@ class CacheReport:
     by_status: Mapping[str, int]
     by_reason: Mapping[str, int]
     """Reasons of excluded and failed rows."""
+    examples: Mapping[str, tuple[str, ...]]
+    """Up to three ids of each of these reasons."""
     defects: Mapping[str, int]
     """What was mended in rows that are ok."""
     num_computed: int
@@ -59,7 +63,6 @@ class CacheReport:
     verified_files: int
     recomputed: int
     """Random rows computed again, alone, and found equal within fp16."""
-    notes: tuple[str, ...] = ()
 
     @property
     def exit_status(self) -> int:
@@ -117,9 +120,7 @@ def decode_clip(task: EchoTask) -> DecodedClip:
         defects += sector.defects
         frames = blank(frames, sector, clip.kind)
     prepared = plugins.load("teachers", task.teacher).prepare(task.spec, frames, clip.frame_time_ms)
-    return DecodedClip(
-        prepared=prepared, num_frames=len(clip.frames), fingerprint=fingerprint(task.path), defects=tuple(defects)
-    )
+    return DecodedClip(prepared=prepared, num_frames=len(clip.frames), fingerprint=fingerprint(task.path), defects=tuple(defects))
 
 
 def decode_ecg(task: EcgTask) -> DecodedEcg:
@@ -196,17 +197,17 @@ def cache_echo(
     ]
     store = _Store(out, "echo", identity, columns, ("num_frames",), clips["clip_id"], clips["study_id"], paths, part_rows)
     sink = _TeacherSink(built.to(where), where)
-    return _run(
-        store,
-        sink,
-        decode_clip,
-        lambda item: EchoTask(path=paths.get(item, ""), teacher=teacher, spec=spec),
+    job = _Job(
+        store=store,
+        sink=sink,
+        decode=decode_clip,
+        task_of=lambda item: EchoTask(path=paths.get(item, ""), teacher=teacher, spec=spec),
         workers=_workers(workers),
         timeout_s=timeout_s,
-        memory_bytes=CLIP_MEMORY_BYTES,
         device=where,
         progress=progress,
     )
+    return job.run()
 
 
 def cache_ecg(
@@ -223,21 +224,25 @@ def cache_ecg(
     paths = {e: str(catalog.root / p) for e, p in zip(ecgs["ecg_id"], ecgs["path"], strict=True)}
     sources = {item: _wfdb_data(path) for item, path in paths.items()}
     store = _ecg_store(out, contract, list(ecgs["ecg_id"]), sources, part_rows)
-    return _run(
-        store,
-        _EcgSink(),
-        decode_ecg,
-        lambda item: EcgTask(path=paths.get(item, ""), contract=contract),
+    job = _Job(
+        store=store,
+        sink=_EcgSink(),
+        decode=decode_ecg,
+        task_of=lambda item: EcgTask(path=paths.get(item, ""), contract=contract),
         workers=_workers(workers),
         timeout_s=ECG_TIMEOUT_S,
-        memory_bytes=CLIP_MEMORY_BYTES,
-        device="cpu",
         progress=progress,
     )
+    return job.run()
 
 
 def contract_from_raw(
-    raw: Path, contract: EcgContract, out: Path, *, part_rows: int | None = None, progress: Callable[[int, int], Any] | None = None
+    raw: Path,
+    contract: EcgContract,
+    out: Path,
+    *,
+    part_rows: int | None = None,
+    progress: Callable[[int, int], Any] | None = None,
 ) -> CacheReport:
     """A raw ECG store -> a store under a contract, equal to the one made from the files."""
     source = embed_cache.open(raw)
@@ -263,10 +268,8 @@ def contract_from_raw(
         made = contract_columns(columns, fs_mhz / 1000, contract)
         return DecodedEcg(columns=made, fs_mhz=fs_mhz, fingerprint=index["fingerprint"][row], defects=defects)
 
-    return _run(
-        store, _EcgSink(), convert, lambda item: item, workers=0, timeout_s=ECG_TIMEOUT_S,
-        memory_bytes=CLIP_MEMORY_BYTES, device="cpu", progress=progress,
-    )  # fmt: skip
+    job = _Job(store=store, sink=_EcgSink(), decode=convert, task_of=str, workers=0, timeout_s=ECG_TIMEOUT_S, progress=progress)
+    return job.run()
 
 
 def moments(vectors: np.ndarray, frame_norm: str) -> np.ndarray:
@@ -380,7 +383,8 @@ class _Store:
     groups: Sequence[str]
     sources: Mapping[str, str]
     part_rows: int | None
-    notes: list[str] = field(default_factory=list)
+    resumed: bool = False
+    """Whether the last `writer` is of a segment that an earlier call began."""
 
     def writer(self) -> embed_cache.Writer | None:
         """The writer of what is missing, or None where nothing is."""
@@ -388,6 +392,7 @@ class _Store:
             raise UserError(f"there is nothing to cache for {self.out}: the catalog lists no {self.kind} item.")
         self._check_place()
         open_segment = embed_cache.Writer.resume(self.out, identity=self.identity)
+        self.resumed = open_segment is not None
         if open_segment is not None:
             if self.part_rows not in (None, open_segment.plan.part_rows):
                 raise UserError(
@@ -444,110 +449,150 @@ class _Store:
         need = sum(int(np.prod(c.shape)) * np.dtype(c.dtype).itemsize for c in self.columns if not c.ragged) * len(self.ids)
         free = shutil.disk_usage(parent).free
         if not self.out.exists() and free < 1.1 * need + (16 << 20):
-            raise UserError(f"{parent} has {free / 1e9:.1f} GB free, the store needs about {need / 1e9:.1f} GB; free some, or choose another --out.")
+            raise UserError(
+                f"{parent} has {free / 1e9:.1f} GB free, the store needs about {need / 1e9:.1f} GB; "
+                f"free some, or choose another --out."
+            )
 
 
-def _run(
-    store: _Store,
-    sink: Any,
-    decode: Callable[[Any], Any],
-    task_of: Callable[[str], Any],
-    *,
-    workers: int,
-    timeout_s: float,
-    memory_bytes: int,
-    device: str,
-    progress: Callable[[int, int], Any] | None,
-) -> CacheReport:
-    began = time.monotonic()
-    writer = store.writer()
-    num_computed = 0
-    if writer is not None:
-        bounds = {"timeout_s": timeout_s, "memory_bytes": memory_bytes}
-        pending = writer.pending()
-        wanted = [(part, [i for i, _, needs in writer.rows_of(part) if needs]) for part in pending]
-        total = sum(len(items) for _, items in wanted)
-        order = [item for _, items in wanted for item in items]
-        results = _in_order(run_bounded(decode, (task_of(i) for i in order), workers=workers, **bounds))
-        for part, items in wanted:
-            started = time.monotonic()
-            failed: dict[str, embed_cache.Row] = {}
-            for item in items:
-                result = next(results)
-                attempts = 1
-                if isinstance(result, ItemFailure) and not result.permanent:
-                    attempts = 2
-                    result = next(_in_order(run_bounded(decode, [task_of(item)], workers=min(workers, 1), **bounds)))
-                if isinstance(result, Done):
-                    sink.add(item, result.value)
-                else:
-                    failed[item] = embed_cache.Row(
-                        status=result.outcome, reason=result.code, permanent=result.permanent,
-                        fingerprint=_fingerprint_or_none(store.sources.get(item)), counts=dict.fromkeys(store.counts, 0),
-                    )  # fmt: skip
-                num_computed += 1
-                if progress is not None:
-                    progress(num_computed, total)
-            writer.commit(part, {**sink.finish(), **failed}, {**_versions(), "device": device, "attempts": attempts if items else 0,
-                                                              "seconds": round(time.monotonic() - started, 3)})  # fmt: skip
-        writer.seal(_versions())
-    return _report(store, sink, decode, task_of, num_computed, time.monotonic() - began, device, writer is None)
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    """One cache job: what is decoded where, and what collects it."""
 
+    store: _Store
+    sink: Any
+    decode: Callable[[Any], Any]
+    task_of: Callable[[str], Any]
+    workers: int
+    timeout_s: float
+    device: str = "cpu"
+    progress: Callable[[int, int], Any] | None = None
+    num_computed: int = 0
 
-def _report(
-    store: _Store, sink: Any, decode: Callable[[Any], Any], task_of: Callable[[str], Any], num_computed: int, seconds: float,
-    device: str, already_done: bool,
-) -> CacheReport:  # fmt: skip
-    checked = embed_cache.verify(store.out, sample_parts=8, seed=num_computed)
-    if not checked.ok:
-        raise UserError(f"{store.out} was written and does not verify. `ecgecho store verify {store.out}` names the damaged rows.")
-    opened = embed_cache.open(store.out)
-    live = opened.index.filter(opened.index["live"]).to_pydict()
-    by_status: dict[str, int] = {}
-    by_reason: dict[str, int] = {}
-    defects: dict[str, int] = {}
-    for status, reason in zip(live["status"], live["reason"], strict=True):
-        by_status[status] = by_status.get(status, 0) + 1
-        if status == "ok":
-            for code in filter(None, reason.split(";")):
-                defects[code] = defects.get(code, 0) + 1
-        else:
-            by_reason[f"{status}: {reason}"] = by_reason.get(f"{status}: {reason}", 0) + 1
-    recomputed = 0 if already_done else _recompute(opened, sink, decode, task_of)
-    return CacheReport(
-        kind=store.kind, num_rows=len(live["id"]), by_status=by_status, by_reason=by_reason, defects=defects,
-        num_computed=num_computed, seconds=seconds, device=device, already_done=already_done,
-        verified_files=checked.num_files, recomputed=recomputed, notes=tuple(store.notes),
-    )  # fmt: skip
+    def run(self) -> CacheReport:
+        began = time.monotonic()
+        writer = self.store.writer()
+        already_done = writer is None
+        if writer is not None:
+            self._fill(writer)
+            # A segment that an earlier call had planned may be older than the catalog.
+            writer = self.store.writer() if self.store.resumed else None
+            if writer is not None:
+                self._fill(writer)
+        return self._report(time.monotonic() - began, already_done)
 
+    def _fill(self, writer: embed_cache.Writer) -> None:
+        wanted = [(part, [i for i, _, needs in writer.rows_of(part) if needs]) for part in writer.pending()]
+        total = self.num_computed + sum(len(items) for _, items in wanted)
+        with closing(self._decoded([item for _, items in wanted for item in items], self.workers)) as decoded:
+            for part, items in wanted:
+                started, retried = time.monotonic(), 0
+                rows: dict[str, embed_cache.Row] = {}
+                for item in items:
+                    result = next(decoded)
+                    if isinstance(result, ItemFailure) and not result.permanent:
+                        retried += 1
+                        result = self._alone(item)
+                    if isinstance(result, Done):
+                        self.sink.add(item, result.value)
+                    else:
+                        rows[item] = self._failure(item, result)
+                    self.num_computed += 1
+                    if self.progress is not None:
+                        self.progress(self.num_computed, total)
+                rows |= self.sink.finish()
+                seconds = round(time.monotonic() - started, 3)
+                writer.commit(part, rows, {**_versions(), "device": self.device, "retried": retried, "seconds": seconds})
+        writer.seal({**_versions(), "device": self.device})
 
-def _recompute(store: embed_cache.EmbeddingStore, sink: Any, decode: Callable[[Any], Any], task_of: Callable[[str], Any]) -> int:
-    """Two random ok rows, computed again alone, must be the stored ones."""
-    index = store.index.to_pydict()
-    usable = [r for r, (s, live) in enumerate(zip(index["status"], index["live"], strict=True)) if live and s == "ok"]
-    chosen = np.random.default_rng(len(usable)).permutation(usable)[:2]
-    column = "pooled" if "pooled" in store.columns else "signal"
-    for row in chosen:
-        item = index["id"][row]
-        sink.add(item, decode(task_of(item)))
-        new = np.asarray(sink.finish()[item].values[column], np.float64).ravel()
-        old = store.read_ragged(column, int(row)) if store.columns[column].ragged else store.read(column, np.array([row]))[0]
-        old = np.asarray(old, np.float64).ravel()
-        cosine = 1.0 if np.array_equal(new, old) else float(new @ old / (np.linalg.norm(new) * np.linalg.norm(old) + 1e-30))
-        if not cosine > RECOMPUTED_COSINE:
-            raise UserError(f"row {row} ({item}) computed again differs from the store (cosine {cosine:.5f}); the machine or a file changed during the job. Run the command again with another --out.")
-    return len(chosen)
+    def _decoded(self, items: Sequence[str], workers: int) -> Generator[Any, None, None]:
+        """Results in the order of `items`; those that came early wait."""
+        early: dict[int, Any] = {}
+        wanted = 0
+        tasks = (self.task_of(item) for item in items)
+        results = run_bounded(
+            self.decode, tasks, workers=workers, timeout_s=self.timeout_s, memory_bytes=CLIP_MEMORY_BYTES
+        )  # fmt: skip
+        for index, result in results:
+            early[index] = result
+            while wanted in early:
+                yield early.pop(wanted)
+                wanted += 1
 
+    def _alone(self, item: str) -> Any:
+        with closing(self._decoded([item], min(self.workers, 1))) as decoded:
+            return next(decoded)
 
-def _in_order(results: Iterator[tuple[int, Any]]) -> Iterator[Any]:
-    """Results in task order; those that came early wait."""
-    early: dict[int, Any] = {}
-    wanted = 0
-    for index, result in results:
-        early[index] = result
-        while wanted in early:
-            yield early.pop(wanted)
-            wanted += 1
+    def _failure(self, item: str, result: ItemFailure) -> embed_cache.Row:
+        source = self.store.sources.get(item)
+        try:
+            mark = fingerprint(source) if source is not None else ""
+        except (OSError, ItemError):
+            mark = ""
+        return embed_cache.Row(
+            status=result.outcome,
+            reason=result.code,
+            permanent=result.permanent,
+            fingerprint=mark,
+            counts=dict.fromkeys(self.store.counts, 0),
+        )
+
+    def _report(self, seconds: float, already_done: bool) -> CacheReport:
+        out = self.store.out
+        checked = embed_cache.verify(out, sample_parts=8, seed=self.num_computed)
+        if not checked.ok:
+            raise UserError(f"{out} does not verify. `ecgecho store verify {out}` names the damaged rows.")
+        opened = embed_cache.open(out)
+        live = opened.index.filter(opened.index["live"]).to_pydict()
+        by_reason: Counter[str] = Counter()
+        defects: Counter[str] = Counter()
+        examples: dict[str, tuple[str, ...]] = {}
+        for item, status, reason in zip(live["id"], live["status"], live["reason"], strict=True):
+            if status == "ok":
+                defects.update(filter(None, reason.split(";")))
+                continue
+            name = f"{status}: {reason}"
+            by_reason[name] += 1
+            examples[name] = (*examples.get(name, ()), item)[:3]
+        return CacheReport(
+            kind=self.store.kind,
+            num_rows=len(live["id"]),
+            by_status=Counter(live["status"]),
+            by_reason=by_reason,
+            examples=examples,
+            defects=defects,
+            num_computed=self.num_computed,
+            seconds=seconds,
+            device=self.device,
+            already_done=already_done,
+            verified_files=checked.num_files,
+            recomputed=0 if already_done else self._recompute(opened),
+        )
+
+    def _recompute(self, store: embed_cache.EmbeddingStore) -> int:
+        """Two random ok rows, computed again alone, must be the stored ones; gives how many could be."""
+        index = store.index.to_pydict()
+        usable = [r for r, (s, live) in enumerate(zip(index["status"], index["live"], strict=True)) if live and s == "ok"]
+        column = "pooled" if "pooled" in store.columns else "signal"
+        done = 0
+        for row in np.random.default_rng(len(usable)).permutation(usable)[:2].tolist():
+            item = index["id"][row]
+            result = self._alone(item)
+            if not isinstance(result, Done):
+                continue  # the machine is short of time or memory just now; the row itself was checked by its checksum
+            self.sink.add(item, result.value)
+            new = np.asarray(self.sink.finish()[item].values[column], np.float64).ravel()
+            ragged = store.columns[column].ragged
+            old = store.read_ragged(column, row) if ragged else store.read(column, np.array([row]))[0]
+            old = np.asarray(old, np.float64).ravel()
+            cosine = 1.0 if np.array_equal(new, old) else float(new @ old / (np.linalg.norm(new) * np.linalg.norm(old) + 1e-30))
+            if not cosine > RECOMPUTED_COSINE:
+                raise UserError(
+                    f"row {row} ({item}) computed again differs from the store (cosine {cosine:.5f}): the machine or a file "
+                    f"changed during the job. Run the command again with another --out."
+                )
+            done += 1
+        return done
 
 
 def _ecg_store(
@@ -589,13 +634,6 @@ def _changed(source: str, mark: str, *, read: bool) -> bool:
     if mark.startswith(f"{size}:") and not read:
         return False
     return fingerprint(source) != mark
-
-
-def _fingerprint_or_none(source: str | None) -> str:
-    try:
-        return fingerprint(source) if source is not None else ""
-    except OSError:
-        return ""
 
 
 def _wfdb_data(path: str) -> str:

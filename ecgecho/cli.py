@@ -10,10 +10,12 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ecgecho import __version__, plugins
 
@@ -22,8 +24,22 @@ if TYPE_CHECKING:
     from ecgecho.catalog import Catalog
     from ecgecho.log import Bar
 
+
+class _Interrupted(Exception):
+    """Ctrl-C, on its way past typer, which would end without a word."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise _Interrupted from stop
+
+
 app = typer.Typer(
     name="ecgecho",
+    cls=_Commands,
     help="Teach ECG students from echo studies that were decoded and embedded once.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -33,7 +49,9 @@ app = typer.Typer(
 store_app = typer.Typer(help="Look at a store, or check it.", rich_markup_mode=None, no_args_is_help=True)
 app.add_typer(store_app, name="store")
 
-PartRows = Annotated[int | None, typer.Option("--part-rows", min=1, help="Rows of a part, the unit of commit (default: by the size).")]
+PartRows = Annotated[
+    int | None, typer.Option("--part-rows", min=1, help="Rows of a part, the unit of commit (default: by the size).")
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Decode processes (default: one a core).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")]
@@ -47,7 +65,7 @@ def main() -> None:
         words[0] = words[0].replace("_", "-")
     try:
         app(args=words, standalone_mode=True)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Interrupted):
         again = shlex.join(["ecgecho", *words])
         _say(f"Interrupted; finished work is kept. The same command goes on from here:\n  {again}")
         sys.exit(130)
@@ -62,7 +80,10 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        _say(f"A fault of ecgecho, not of your input: {type(error).__name__}: {error}\nRun it again with --debug for the traceback.")
+        _say(
+            f"A fault of ecgecho, not of your input: {type(error).__name__}: {error}\n"
+            "Run it again with --debug for the traceback."
+        )
         sys.exit(1)
 
 
@@ -145,7 +166,9 @@ def index(
     if catalog.unchanged:
         print(f"{out} is done: the dataset's tables are as they were.")
     totals = {name: row["all"] for name, row in description["counts"].items() if isinstance(row, dict) and "all" in row}
-    _close("index", out, totals, 0, bar.seconds, f"ecgecho cache-echo {_q(out)} --teacher demo --out {_q(out.parent / 'echo.zarr')}")
+    _close(
+        "index", out, totals, 0, bar.seconds, f"ecgecho cache-echo {_q(out)} --teacher demo --out {_q(out.parent / 'echo.zarr')}"
+    )
 
 
 @app.command("cache-echo")
@@ -173,9 +196,22 @@ def cache_echo(
     _say(f"cache-echo: {catalog.clips.num_rows} clips -> {out} by teacher {teacher}")
     with _Bar("cache-echo", "clips") as bar:
         report = cache.cache_echo(
-            catalog, teacher, settings, out, part_rows=part_rows, workers=workers, device=device, timeout_s=timeout_s, progress=bar
+            catalog,
+            teacher,
+            settings,
+            out,
+            part_rows=part_rows,
+            workers=workers,
+            device=device,
+            timeout_s=timeout_s,
+            progress=bar,
         )
-    _close_cache("cache-echo", out, report, bar.seconds, f"ecgecho cache-ecg {_q(source)} --contract echoing_ecg --out {_q(out.parent / 'ecg.zarr')}")
+    following = (
+        f"ecgecho cache-ecg {_q(source)} --contract echoing_ecg --out {_q(out.parent / 'ecg.zarr')}"
+        if catalog.ecgs.num_rows
+        else ""
+    )
+    _close_cache("cache-echo", out, report, bar.seconds, following, _paths(catalog.clips, "clip_id"))
 
 
 @app.command("cache-ecg")
@@ -191,6 +227,7 @@ def cache_ecg(
     from ecgecho import cache
 
     wanted = cache.find_contract(contract) if contract else None
+    paths: Mapping[str, str] = {}
     with _Bar("cache-ecg", "ECGs") as bar:
         if (source / "head.json").is_file() or source.suffix == ".zarr":
             if wanted is None:
@@ -198,14 +235,16 @@ def cache_ecg(
             report = cache.contract_from_raw(source, wanted, out, part_rows=part_rows, progress=bar)
         else:
             catalog = _catalog_or_folder(source, out, key)
+            paths = _paths(catalog.ecgs, "ecg_id")
             _say(f"cache-ecg: {catalog.ecgs.num_rows} ECGs -> {out} by contract {wanted.name if wanted else 'none (raw)'}")
             report = cache.cache_ecg(catalog, wanted, out, part_rows=part_rows, workers=workers, progress=bar)
     if wanted is None:
         following = f"ecgecho cache-ecg {_q(out)} --contract echoing_ecg --out {_q(out.parent / 'ecg.zarr')}"
     else:
         catalog_of = source if (source / "catalog.json").is_file() else "CATALOG"
-        following = f"ecgecho train echoing_ecg --recipe small --catalog {catalog_of} --echo {_q(out.parent / 'echo.zarr')} --ecg {_q(out)} --out runs/a"
-    _close_cache("cache-ecg", out, report, bar.seconds, following)
+        stores = f"--catalog {catalog_of} --echo {_q(out.parent / 'echo.zarr')} --ecg {_q(out)}"
+        following = f"ecgecho train echoing_ecg --recipe small {stores} --out runs/a"
+    _close_cache("cache-ecg", out, report, bar.seconds, following, paths)
 
 
 @app.command()
@@ -234,7 +273,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Directory of a run.")],
     catalog: Annotated[Path | None, typer.Option("--catalog", help="Judge on another catalog.")] = None,
     ecg: Annotated[Path | None, typer.Option("--ecg", help="Its ECG store.")] = None,
-    evals: Annotated[list[str] | None, typer.Option("--evals", help="Which: `ecgecho list evals` (default: all); may be repeated.")] = None,
+    evals: Annotated[list[str] | None, typer.Option("--evals", help="Which (default: all); may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of the label shares.")] = 0,
     bootstraps: Annotated[int, typer.Option(min=10, help="Resamples of subjects behind an interval.")] = 1000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -273,8 +312,8 @@ def store_verify(store: Path, as_json: AsJson = False) -> None:
     import embed_cache
 
     report = embed_cache.verify(store)
-    damaged = [
-        {"file": d.path, "problem": d.problem, "rows": None if d.rows is None else [d.rows.start, d.rows.stop], "ids": list(d.ids)}
+    damaged: list[dict[str, Any]] = [
+        {"file": d.path, "problem": d.problem, "rows": d.rows and [d.rows.start, d.rows.stop], "ids": list(d.ids)}
         for d in report.damages
     ]
     if as_json:
@@ -352,21 +391,35 @@ def _catalog_or_folder(source: Path, out: Path, key: Path | None) -> Catalog:
     return catalog
 
 
-def _close_cache(command: str, out: Path, report: CacheReport, seconds: float, following: str) -> None:
+def _paths(table: Any, name: str) -> Mapping[str, str]:
+    """Where the files of items lie below the root, for the terminal only."""
+    return dict(zip(table[name].to_pylist(), table["path"].to_pylist(), strict=True))
+
+
+def _close_cache(command: str, out: Path, report: CacheReport, seconds: float, following: str, paths: Mapping[str, str]) -> None:
     if report.already_done:
         print(f"{out} is done: nothing is new, missing or changed ({report.num_rows} rows).")
     for reason, count in sorted(report.by_reason.items()):
-        print(f"  {reason:40} {count}")
+        shown = ", ".join(paths.get(item, item) for item in report.examples[reason])
+        print(f"  {reason:32} {count:>9}   {shown}{', ...' if count > len(report.examples[reason]) else ''}")
     for code, count in sorted(report.defects.items()):
-        print(f"  ok, mended: {code:28} {count}")
+        print(f"  {'ok, noted: ' + code:32} {count:>9}")
     failed = report.by_status.get("failed", 0)
     if failed:
-        print(f"{failed} of {report.num_rows} failed (reasons above); mend the files and run the same command: only those rows are computed again.")
+        print(f"{failed} of {report.num_rows} failed. Mend the files and run the same command: only those rows are computed.")
     counts = {**report.by_status, "computed_now": report.num_computed, "verified_files": report.verified_files,
               "recomputed_and_equal": report.recomputed, "device": report.device}  # fmt: skip
     if report.num_computed:
         counts["per_second"] = round(report.num_computed / max(report.seconds, 1e-9), 1)
-    _close(command, out, counts, report.exit_status, seconds, following, extra={"by_reason": dict(report.by_reason), "defects": dict(report.defects)})
+    _close(
+        command,
+        out,
+        counts,
+        report.exit_status,
+        seconds,
+        following,
+        extra={"by_reason": dict(report.by_reason), "defects": dict(report.defects)},
+    )
     raise typer.Exit(report.exit_status)
 
 

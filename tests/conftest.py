@@ -30,9 +30,8 @@ def cohort(tmp_path_factory) -> Cohort:
     base = tmp_path_factory.getbasetemp()
     base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     root = base / "shared_cohort"
-    made = Cohort(
-        root=root, catalog=root / "catalog", echo=root / "echo.zarr", ecg=root / "ecg.zarr", raw=root / "raw.zarr", run=root / "run"
-    )  # fmt: skip
+    places = {name: root / f"{name}.zarr" for name in ("echo", "ecg", "raw")}
+    made = Cohort(root=root, catalog=root / "catalog", run=root / "run", **places)
     with FileLock(str(base / "shared_cohort.lock")):
         if not (root / "complete").exists():
             must("simulate", root, "--subjects", 60, "--seed", 7, "--echo-share", 0.3, "--enrich")

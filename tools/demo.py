@@ -58,7 +58,12 @@ def main() -> int:
     size, out = SIZES[words.size], words.out
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    cohort, catalog, echo, ecg = out / "cohort", out / "cohort" / "catalog", out / "cohort" / "echo.zarr", out / "cohort" / "ecg.zarr"
+    cohort, catalog, echo, ecg = (
+        out / "cohort",
+        out / "cohort" / "catalog",
+        out / "cohort" / "echo.zarr",
+        out / "cohort" / "ecg.zarr",
+    )
 
     command("simulate", cohort, "--subjects", size.subjects, "--seed", 7, "--echo-share", size.echo_share,
             "--ecgs-per-subject", 2, "--enrich")  # fmt: skip
@@ -81,7 +86,8 @@ def main() -> int:
     print()
     print(compare([(run.title, out / "runs" / run.name / "metrics.json") for run in RUNS]))
     epoch_s = epoch_seconds(out / "runs" / "echoing_ecg")
-    print(f"\none epoch of echoing_ecg from the stores: {epoch_s:.1f} s; decoding and teaching again each epoch: {epoch_s + echo_s + ecg_s:.1f} s")
+    again_s = epoch_s + echo_s + ecg_s
+    print(f"\none epoch of echoing_ecg from the stores: {epoch_s:.1f} s; decoding and teaching again each time: {again_s:.1f} s")
     total = time.monotonic() - began
     print(f"demo: {total:.0f} s ({before_training:.0f} s before training, {training:.0f} s training, the rest judging), in {out}")
     return 0

@@ -28,7 +28,14 @@ def write_report(command: str, out: Path, counts: dict[str, Any], exit_status: i
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         "result": counts,
     }
-    lines = [f"# {command}", "", f"exit status {exit_status}, {seconds:.1f} s, peak memory {memory_mb:.0f} MB", "", "| what | value |", "|---|---|"]
+    lines = [
+        f"# {command}",
+        "",
+        f"exit status {exit_status}, {seconds:.1f} s, peak memory {memory_mb:.0f} MB",
+        "",
+        "| what | value |",
+        "|---|---|",
+    ]
     lines += [f"| {name} | {json.dumps(value) if isinstance(value, dict) else value} |" for name, value in counts.items()]
     stem = out.with_name(out.name + ".report")
     _write(stem.with_name(stem.name + ".json"), json.dumps(report, indent=1) + "\n")

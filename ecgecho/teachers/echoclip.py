@@ -1,7 +1,8 @@
 """EchoCLIP: every frame through a ConvNeXt-base image tower, texts through CLIP's text tower; 512 dimensions.
 
 Built from open_clip; the weights are the user's own: a local file or folder, or a hub id (the published one is
-`mkaichristensen/echo-clip`, Cedars-Sinai academic licence). `random:SEED` makes untrained towers, for tests, and says so in the licence.
+`mkaichristensen/echo-clip`, Cedars-Sinai academic licence). `random:SEED` makes untrained towers, for tests, and says so
+in the licence.
 
 Source: echo_CLIP at 23cd327 (preprocessing "echoclip", prompt decoding), EchoingECG at 60da543 (preprocessing
 "echoing_ecg"). U frames used, S pixels, D embedding, F frames, P prompts.
@@ -45,7 +46,7 @@ class Config:
     """Which weights, and how frames are prepared."""
 
     weights: str = ""
-    """A local file (.safetensors, .pt) or its folder, a hub id (org/name, org/name@revision), or random:SEED for untrained towers."""
+    """A local file (.safetensors, .pt) or its folder, a hub id (org/name, org/name@revision), or random:SEED (untrained)."""
     preprocessing: Literal["echoclip", "echoing_ecg"] = "echoclip"
     """echoclip: frames 0, 2, ..., 38, cropped to a square, 10 % zoom, bicubic.
     echoing_ecg: all frames, squashed to a square, area average."""

@@ -19,7 +19,7 @@ import embed_cache
 from ecgecho.cache import moments
 from ecgecho.types import ItemError
 
-SLOW_TEACHER = '''
+SLOW_TEACHER = """
 import time
 from pathlib import Path
 from docs_teacher import Config, MeanColour, build, spec, prepare as quick
@@ -27,7 +27,7 @@ from docs_teacher import Config, MeanColour, build, spec, prepare as quick
 def prepare(spec, frames, frame_time_ms):
     time.sleep(0.05)
     return quick(spec, frames, frame_time_ms)
-'''
+"""
 HANGING_TEACHER = SLOW_TEACHER.replace("time.sleep(0.05)", "time.sleep(3600 if len(frames) == 7 else 0)")
 
 
@@ -91,7 +91,18 @@ def test_killed_at_any_part_and_run_again_equals_no_kill(catalog, teachers, tmp_
 
 
 def test_ctrl_c_ends_soon_with_130_and_the_command_that_resumes(catalog, teachers, tmp_path):
-    words = ("cache-echo", catalog, "--teacher", teachers / "slow.py", "--part-rows", 1, "--workers", 1, "--out", tmp_path / "e.zarr")
+    words = (
+        "cache-echo",
+        catalog,
+        "--teacher",
+        teachers / "slow.py",
+        "--part-rows",
+        1,
+        "--workers",
+        1,
+        "--out",
+        tmp_path / "e.zarr",
+    )
     job = start(*words)
     while commits(tmp_path / "e.zarr") < 2 and job.poll() is None:
         time.sleep(0.01)
@@ -117,7 +128,9 @@ def test_a_hanging_decoder_costs_its_clip_only(cines, teachers, tmp_path):
     done = ecgecho("cache-echo", folder, "--teacher", teachers / "hanging.py", "--timeout-s", 2, "--out", tmp_path / "e.zarr")
     assert done.returncode == 3, done.stderr
     found = index_of(tmp_path / "e.zarr")
-    failed = [(reason, permanent) for s, reason, permanent in zip(found["status"], found["reason"], found["permanent"]) if s == "failed"]
+    failed = [
+        (reason, permanent) for s, reason, permanent in zip(found["status"], found["reason"], found["permanent"]) if s == "failed"
+    ]
     assert failed == [("timeout", False)]
     assert found["status"].count("ok") == 11
 
@@ -128,11 +141,15 @@ def test_a_repaired_file_heals_its_row_and_no_other(cines, tmp_path):
     victim = next(folder.rglob("5.dcm"))
     whole = victim.read_bytes()
     victim.write_bytes(whole[: len(whole) // 2])
-    words = ("cache-echo", folder, "--out", tmp_path / "e.zarr", "--key", tmp_path / "key")
+    words = ("cache-echo", folder, "--out", tmp_path / "e.zarr")
     first = ecgecho(*words)
     assert first.returncode == 3, first.stdout + first.stderr
     before = embed_cache.open(tmp_path / "e.zarr")
-    rows_before = {i: before.read("moments", np.array([r]))[0] for r, (i, s) in enumerate(zip(*[before.index.to_pydict()[k] for k in ("id", "status")])) if s == "ok"}
+    rows_before = {
+        i: before.read("moments", np.array([r]))[0]
+        for r, (i, s) in enumerate(zip(*[before.index.to_pydict()[k] for k in ("id", "status")]))
+        if s == "ok"
+    }
     victim.write_bytes(whole)
     second = ecgecho(*words)
     assert second.returncode == 0, second.stdout + second.stderr
@@ -177,23 +194,21 @@ def test_an_ecg_store_keeps_millivolts(cohort):
     row = int(raw.rows([ecg["ecg_id"]])[0])
     ours = raw.read_ragged("signal", row) * raw.read("scale", np.array([row]))[0]
     order = [theirs.sig_name.index(name) for name in ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")]
-    np.testing.assert_allclose(ours, theirs.p_signal[:, order], atol=1e-6)
+    np.testing.assert_allclose(ours, theirs.p_signal[:, order], atol=1.3e-4)  # half a step of int16 at 8 mV
 
 
 def test_a_full_disk_is_told_and_the_work_is_kept(catalog, tmp_path):
-    """The third part meets ENOSPC at its first write."""
+    """From the third commit on, every fsync meets ENOSPC."""
     code = f"""
 import errno, os, sys
-import embed_cache.disk as disk
-real, count = os.fsync, 0
+from pathlib import Path
+real = os.fsync
 def full(fd):
-    global count
-    count += 1
-    if count > 30:
+    if len(list(Path({str(tmp_path)!r}).rglob("log/*.json"))) >= 3:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return real(fd)
 os.fsync = full
-sys.argv = ["ecgecho", "cache-echo", {str(catalog)!r}, "--out", {str(tmp_path / "e.zarr")!r}, "--part-rows", "1", "--workers", "1"]
+sys.argv = ["ecgecho", "cache-echo", {str(catalog)!r}, "--part-rows=1", "--workers=1", "--out", {str(tmp_path / "e.zarr")!r}]
 from ecgecho.cli import main
 main()
 """
@@ -201,7 +216,7 @@ main()
     assert done.returncode == 1, done.stdout + done.stderr
     assert "No space left" in done.stderr
     kept = commits(tmp_path / "e.zarr")
-    assert kept >= 1
+    assert kept == 3
     assert f"computed now {12 - kept}," in must("cache-echo", catalog, "--out", tmp_path / "e.zarr", "--part-rows", 1)
 
 
