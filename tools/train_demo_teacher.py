@@ -15,6 +15,7 @@ import dataclasses
 import json
 import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.workers)
     start = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(options.workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
         train = gather(pool, TRAIN_SEED, options.subjects)
         held_out = gather(pool, HELD_OUT_SEED, options.held_out)
     drawn = time.monotonic()
@@ -83,8 +85,8 @@ class Clips:
         return torch.tensor(rows, dtype=torch.float32)
 
 
-def gather(pool: Any, seed: int, subjects: int) -> Clips:
-    parts = pool.map(clips_of, [(seed, index) for index in range(subjects)], chunksize=4)
+def gather(pool: ProcessPoolExecutor, seed: int, subjects: int) -> Clips:
+    parts = list(pool.map(clips_of, [(seed, index) for index in range(subjects)], chunksize=4))
     return Clips(
         frames=np.concatenate([frames for _, frames in parts]),
         hearts=[heart for heart, _ in parts for _ in VIEWS],

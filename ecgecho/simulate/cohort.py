@@ -13,6 +13,7 @@ import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -188,8 +189,10 @@ def _run(tasks: list[tuple[Path, Plan, int]], workers: int) -> Iterator[Rows]:
     if workers <= 1:
         yield from map(_subject, tasks)
         return
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        yield from pool.imap(_subject, tasks, chunksize=4)
+    # Not multiprocessing.Pool: it starts a worker that died (out of memory, no room) anew for ever, and the job hangs.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+        yield from pool.map(_subject, tasks, chunksize=4)
 
 
 def _subject(task: tuple[Path, Plan, int]) -> Rows:
