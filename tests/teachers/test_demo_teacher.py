@@ -25,7 +25,7 @@ CONFIG = demo.Config()
 SPEC = demo.spec(CONFIG)
 LOW = ["reduced left ventricular systolic function", "severely reduced ejection fraction", "ejection fraction is 28 percent"]
 HIGH = ["normal left ventricular systolic function", "normal ejection fraction", "ejection fraction is 62 percent"]
-HEARTS = 60
+HEARTS = 48
 
 
 @pytest.fixture(scope="module")
