@@ -35,6 +35,7 @@ def main() -> None:
         if torch.cuda.is_available() and words.device != "cpu"
         else platform.processor() or platform.machine()
     )
+    settings = f"--device {words.device} --subjects {words.subjects} --echoclip-subjects {words.echoclip_subjects}"
     lines = [
         "# First light: the stages of the main job",
         "",

@@ -53,7 +53,8 @@ def _load_file(kind: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"there is no file {path}; give the path of a .py file, or one of: {', '.join(names(kind))}.")
     found = importlib.util.spec_from_file_location(f"ecgecho_plugin_{path.stem}", path)
-    assert found is not None and found.loader is not None
+    assert found is not None
+    assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     for attribute in ("Config", "build"):
