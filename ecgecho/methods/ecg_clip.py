@@ -107,7 +107,7 @@ def recipe(name: Literal["paper", "small"]) -> Recipe:
             method_name="ecg_clip",
             method={"pooling": "mean", "text_width": 64},  # half the time of a step
             encoder_name="resnet_small",
-            data=DataOptions(batch_size=128, ratio=0.125, max_tokens=64),
+            data=DataOptions(batch_size=128, ratio=0.25, max_tokens=64),
             optim=OptimOptions(learning_rate=2e-3, weight_decay=1e-2, epochs=20.0),
         )
     paper = echoing_ecg.recipe("paper")
