@@ -14,7 +14,7 @@ install: $(STAMP) $(HERE)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt "setuptools>=77" wheel
+	$(BIN)/pip install -q -c constraints.txt "setuptools>=77,<82" wheel
 	$(BIN)/pip install -q -c constraints.txt -e ".[cpu,dev]"
 	rm -f $(VENV)/.installed-* $(VENV)/.project-*
 	touch $(STAMP)

@@ -30,7 +30,7 @@ SIZES = {
     "full": Size(subjects=1500, echo_share=0.08, steps=360, bootstraps=1000),
     "smallest": Size(subjects=120, echo_share=0.1, steps=8, bootstraps=50),
 }
-EVALS = ("zero_shot", "linear_probe", "retrieval", "uncertainty")
+EVALS = ("zero_shot", "linear_probe", "retrieval", "uncertainty", "supervised")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
