@@ -43,8 +43,8 @@ class Run:
 
 
 RUNS = (
-    Run(name="ecg_clip_text", title="ecg_clip on text", method="ecg_clip", settings=("method.on=text",)),
-    Run(name="echoing_ecg_text", title="echoing_ecg without echo", method="echoing_ecg", settings=("method.on=text",)),
+    Run(name="ecg_clip_text", title="ecg_clip on text", method="ecg_clip", settings=("method.on=text", "method.dim=64")),
+    Run(name="echoing_ecg_text", title="echoing_ecg without echo", method="echoing_ecg", settings=("method.on=text", "method.dim=64")),
     Run(name="echoing_ecg", title="echoing_ecg with the echo teacher", method="echoing_ecg", echo=True),
     Run(name="supervised", title="supervised (ceiling)", method="supervised"),
 )
@@ -65,7 +65,7 @@ def main() -> int:
         out / "cohort" / "ecg.zarr",
     )
 
-    command("simulate", cohort, "--subjects", size.subjects, "--seed", 7, "--echo-share", size.echo_share,
+    command("simulate", cohort, "--subjects", size.subjects, "--seed", 11, "--echo-share", size.echo_share,
             "--ecgs-per-subject", 2, "--enrich")  # fmt: skip
     command("index", "mimic-iv", cohort, "--out", catalog)
     echo_s = command("cache-echo", catalog, "--teacher", "demo", "--out", echo)
