@@ -283,12 +283,13 @@ def evaluate(
     """Judge a run: zero-shot, probes, fine-tuning, retrieval, uncertainty, each with its interval and floor."""
     _check_device(device)
     from ecgecho import evaluate as story
+    from ecgecho.report.tables import table
 
     began = time.monotonic()
     result = story.evaluate(
         run, catalog=catalog, ecg=ecg, evals=evals or None, seed=seed, bootstraps=bootstraps, device=device, settings=sets or []
     )
-    print(json.dumps(result, indent=1) if as_json else story.table(result))
+    print(json.dumps(result, indent=1) if as_json else table(result))
     _close("eval", run / "metrics.json", {"rows": len(result["rows"])}, 0, time.monotonic() - began, "", quiet=as_json)
 
 

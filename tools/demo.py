@@ -44,7 +44,12 @@ class Run:
 
 RUNS = (
     Run(name="ecg_clip_text", title="ecg_clip on text", method="ecg_clip", settings=("method.on=text", "method.dim=64")),
-    Run(name="echoing_ecg_text", title="echoing_ecg without echo", method="echoing_ecg", settings=("method.on=text", "method.dim=64")),
+    Run(
+        name="echoing_ecg_text",
+        title="echoing_ecg without echo",
+        method="echoing_ecg",
+        settings=("method.on=text", "method.dim=64"),
+    ),
     Run(name="echoing_ecg", title="echoing_ecg with the echo teacher", method="echoing_ecg", echo=True),
     Run(name="supervised", title="supervised (ceiling)", method="supervised"),
 )
@@ -81,7 +86,7 @@ def main() -> int:
         chosen = [w for name in EVALS for w in ("--evals", name)]
         command("eval", out / "runs" / run.name, "--bootstraps", size.bootstraps, *chosen, quiet=True)
 
-    from ecgecho.evaluate import compare
+    from ecgecho.report.tables import compare
 
     print()
     print(compare([(run.title, out / "runs" / run.name / "metrics.json") for run in RUNS]))

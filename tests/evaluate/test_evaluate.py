@@ -16,6 +16,7 @@ from tiny_world import make_world, quick_recipe
 
 from ecgecho import catalog as tables
 from ecgecho import embed, evaluate, stats
+from ecgecho.report.tables import compare, table
 from ecgecho.train import train
 from ecgecho.types import UsageError, UserError
 
@@ -108,10 +109,10 @@ def test_labels_and_splits_of_the_test_rows_are_the_catalogs(place, judged):
 
 
 def test_predictions_give_back_the_printed_numbers(place, judged):
-    table = pq.read_table(place / "student" / "predictions.parquet")
+    written = pq.read_table(place / "student" / "predictions.parquet").to_pylist()
     for row in rows_of(judged["student"], "zero_shot"):
         if row["metric"] == "auroc":
-            mine = [r for r in table.to_pylist() if r["evaluation"] == "zero_shot" and r["task"] == row["task"]]
+            mine = [r for r in written if r["evaluation"] == "zero_shot" and r["task"] == row["task"]]
             assert stats.auroc([r["y"] for r in mine], [r["score"] for r in mine]) == row["value"]
 
 
@@ -211,7 +212,7 @@ def test_a_cohort_without_measurements_and_reports_is_refused_and_without_measur
     for row in result["rows"]:
         assert (row["value"] is None) == (row["task"] != "text_to_ecg")
         assert row["value"] is not None or row["reason"]
-    evaluate.table(result)
+    table(result)
     pairs = pq.read_table(world.catalog / "pairs.parquet").to_pylist()
     import pyarrow as pa
 
@@ -225,7 +226,7 @@ def test_a_cohort_without_measurements_and_reports_is_refused_and_without_measur
 
 def test_the_table_prints_every_row_and_no_nan(judged):
     for result in judged.values():
-        text = evaluate.table(result)
+        text = table(result)
         printed = [row for row in result["rows"] if row["metric"] != "average_precision"]
         assert len(text.splitlines()) == len(printed) + 6
         assert "nan" not in text.lower()
@@ -236,20 +237,20 @@ def test_the_table_prints_every_row_and_no_nan(judged):
 
 def test_runs_stand_side_by_side_with_their_floor_and_paired_gains(place, judged):
     files = [(name, place / name / "metrics.json") for name in METHODS]
-    text = evaluate.compare(files)
+    text = compare(files)
     lines = text.splitlines()
     assert [line.split("  ")[0] for line in lines[4:8]] == ["floor (random encoder)", *METHODS]
     assert "All were trained for 12 steps." in text
     assert "student minus clip" in text
     assert "nan" not in text
-    itself = evaluate.compare([files[0], files[0]])
+    itself = compare([files[0], files[0]])
     assert "+0.000 [+0.00, +0.00]" in itself
 
 
 def test_runs_judged_on_different_ecgs_are_not_set_against_each_other(place, tmp_path):
     other = elsewhere(tmp_path, "other")
     evaluate.evaluate(place / "student", evals=["zero_shot"], out=tmp_path / "m.json", **other, bootstraps=50)
-    text = evaluate.compare([("here", place / "student" / "metrics.json"), ("there", tmp_path / "m.json")])
+    text = compare([("here", place / "student" / "metrics.json"), ("there", tmp_path / "m.json")])
     assert "not judged on the same ECGs" in text
     assert "minus" not in text
 
@@ -258,8 +259,8 @@ def test_a_simulated_cohort_says_so_everywhere(place, tmp_path):
     there = elsewhere(tmp_path, "other")
     (tables.read(there["catalog"]).root / "simulated.json").write_text("{}")
     result = evaluate.evaluate(place / "student", evals=["zero_shot"], out=tmp_path / "m.json", **there, bootstraps=50)
-    assert evaluate.table(result).startswith("SIMULATED")
-    assert evaluate.compare([("student", tmp_path / "m.json")]).startswith("SIMULATED")
+    assert table(result).startswith("SIMULATED")
+    assert compare([("student", tmp_path / "m.json")]).startswith("SIMULATED")
 
 
 @pytest.mark.parametrize(
