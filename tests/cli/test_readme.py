@@ -81,3 +81,12 @@ def test_the_teacher_of_the_guide_works(cohort, tmp_path):
     ]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_python_of_the_readme_runs(cohort, tmp_path):
+    record = next(cohort.root.glob("mimic-iv-ecg/files/**/*.hea")).with_suffix("")
+    code = next(iter(blocks(ROOT / "README.md", "python")))
+    for shown, real in (("runs/a", cohort.run), ("path/to/record", record), ("cohort/echo.zarr", cohort.echo)):
+        code = code.replace(f'"{shown}"', repr(str(real)))
+    code += "\nassert embedding.mean.shape[0] == 1\nassert len(store) and store.group(store.index['group'][0].as_py())\n"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
