@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +136,7 @@ def decode_ecg(task: EcgTask) -> DecodedEcg:
         # By way of the raw columns, so that a raw store and the files themselves give the same rows.
         columns = contract_columns(columns, record.fs_hz, task.contract)
     return DecodedEcg(
-        columns=columns, fs_mhz=round(record.fs_hz * 1000), fingerprint=fingerprint(_wfdb_data(task.path)), defects=defects
+        columns=columns, fs_mhz=round(record.fs_hz * 1000), fingerprint=fingerprint(*_wfdb_files(task.path)), defects=defects
     )
 
 
@@ -195,7 +195,8 @@ def cache_echo(
         embed_cache.Column("moments", (2, spec.dim), "float16"),
         embed_cache.Column("pooled", (spec.dim,), "float16"),
     ]
-    store = _Store(out, "echo", identity, columns, ("num_frames",), clips["clip_id"], clips["study_id"], paths, part_rows)
+    sources = {item: (path,) for item, path in paths.items()}
+    store = _Store(out, "echo", identity, columns, ("num_frames",), clips["clip_id"], clips["study_id"], sources, part_rows)
     sink = _TeacherSink(built.to(where), where)
     job = _Job(
         store=store,
@@ -222,7 +223,7 @@ def cache_ecg(
     """Read every ECG of a catalog into an ECG store at `out`, under a contract or (None) as recorded."""
     ecgs = catalog.ecgs.sort_by([("subject_id", "ascending"), ("ecg_id", "ascending")]).to_pydict()
     paths = {e: str(catalog.root / p) for e, p in zip(ecgs["ecg_id"], ecgs["path"], strict=True)}
-    sources = {item: _wfdb_data(path) for item, path in paths.items()}
+    sources = {item: _wfdb_files(path) for item, path in paths.items()}
     store = _ecg_store(out, contract, list(ecgs["ecg_id"]), sources, part_rows)
     job = _Job(
         store=store,
@@ -251,12 +252,16 @@ def contract_from_raw(
     index = source.index.to_pydict()
     rows = {item: row for row, (item, live) in enumerate(zip(index["id"], index["live"], strict=True)) if live}
     store = _ecg_store(out, contract, sorted(rows), {}, part_rows)
+    store.marks = {item: index["fingerprint"][row] for item, row in rows.items()}
 
     def convert(item: str) -> DecodedEcg:
         row = rows[item]
         if index["status"][row] != "ok":
             raise ItemError(
-                index["reason"][row], "the raw store has no signal for it", outcome=index["status"][row], permanent=True
+                index["reason"][row],
+                "the raw store has no signal for it",
+                outcome=index["status"][row],
+                permanent=index["permanent"][row],
             )
         columns = {
             "signal": source.read_ragged("signal", row),
@@ -381,8 +386,11 @@ class _Store:
     counts: Sequence[str]
     ids: Sequence[str]
     groups: Sequence[str]
-    sources: Mapping[str, str]
+    sources: Mapping[str, Sequence[str]]
+    """The files that each item is made from."""
     part_rows: int | None
+    marks: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprints that are known without reading: those of a raw store."""
     resumed: bool = False
     """Whether the last `writer` is of a segment that an earlier call began."""
 
@@ -435,11 +443,17 @@ class _Store:
             status, permanent, mark = old[item]
             if status == "erased":
                 continue
-            source = self.sources.get(item)
-            changed = source is not None and _changed(source, mark, read=status == "failed")
+            if item in self.marks:
+                changed = self.marks[item] != mark
+            else:
+                changed = item in self.sources and _changed(self.sources[item], mark, read=status == "failed")
             if changed or (status == "failed" and not permanent):
                 stale.add(item)
         return stale
+
+    def mark(self, item: str) -> str:
+        """The fingerprint of an item that could not be read."""
+        return self.marks[item] if item in self.marks else _mark(self.sources.get(item, ()))
 
     def _check_place(self) -> None:
         parent = self.out.parent
@@ -524,16 +538,11 @@ class _Job:
             return next(decoded)
 
     def _failure(self, item: str, result: ItemFailure) -> embed_cache.Row:
-        source = self.store.sources.get(item)
-        try:
-            mark = fingerprint(source) if source is not None else ""
-        except (OSError, ItemError):
-            mark = ""
         return embed_cache.Row(
             status=result.outcome,
             reason=result.code,
             permanent=result.permanent,
-            fingerprint=mark,
+            fingerprint=self.store.mark(item),
             counts=dict.fromkeys(self.store.counts, 0),
         )
 
@@ -596,7 +605,7 @@ class _Job:
 
 
 def _ecg_store(
-    out: Path, contract: EcgContract | None, ids: Sequence[str], sources: Mapping[str, str], part_rows: int | None
+    out: Path, contract: EcgContract | None, ids: Sequence[str], sources: Mapping[str, Sequence[str]], part_rows: int | None
 ) -> _Store:
     if contract is None:
         identity: Json = {"contract": None, "unit": "mv"}
@@ -623,25 +632,31 @@ def find_contract(name: str) -> EcgContract:
     return known[stem]
 
 
-def _changed(source: str, mark: str, *, read: bool) -> bool:
-    """Whether a file is no longer the one of fingerprint `mark`; the bytes are read only when asked or when the size differs."""
+def _changed(files: Sequence[str], mark: str, *, read: bool) -> bool:
+    """Whether files are no longer those of fingerprint `mark`; the bytes are read only when asked or when the size differs."""
     try:
-        size = os.stat(source).st_size
+        size = sum(os.stat(file).st_size for file in files)
     except OSError:
         return False
-    if not mark:
-        return True
-    if mark.startswith(f"{size}:") and not read:
-        return False
-    return fingerprint(source) != mark
+    return (read or not mark.startswith(f"{size}:")) and _mark(files) != mark
 
 
-def _wfdb_data(path: str) -> str:
-    """The file whose bytes are an ECG's fingerprint: the .dat of a WFDB record, else the file itself."""
-    for candidate in (f"{path}.dat", str(Path(path).with_suffix(".dat"))):
-        if os.path.isfile(candidate):
-            return candidate
-    return path
+def _mark(files: Sequence[str]) -> str:
+    """The fingerprint of files; of what no reader takes (empty, too large) the size alone; "" for what is not there."""
+    try:
+        return fingerprint(*files) if files else ""
+    except (OSError, ItemError):
+        pass
+    try:
+        return f"{sum(os.stat(file).st_size for file in files)}:"
+    except OSError:
+        return ""
+
+
+def _wfdb_files(path: str) -> tuple[str, ...]:
+    """The files that an ECG is read from: header and samples of a WFDB record, as far as they are there; else the file itself."""
+    stem = path.removesuffix(".hea").removesuffix(".dat")
+    return tuple(file for file in (f"{stem}.hea", f"{stem}.dat") if os.path.isfile(file)) or (path,)
 
 
 def _versions() -> Json:
