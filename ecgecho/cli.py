@@ -241,8 +241,8 @@ def cache_ecg(
     if wanted is None:
         following = f"ecgecho cache-ecg {_q(out)} --contract echoing_ecg --out {_q(out.parent / 'ecg.zarr')}"
     else:
-        catalog_of = source if (source / "catalog.json").is_file() else "CATALOG"
-        stores = f"--catalog {catalog_of} --echo {_q(out.parent / 'echo.zarr')} --ecg {_q(out)}"
+        catalog_of = source if (source / "catalog.json").is_file() else Path("CATALOG")
+        stores = f"--catalog {_q(catalog_of)} --echo {_q(out.parent / 'echo.zarr')} --ecg {_q(out)}"
         following = f"ecgecho train echoing_ecg --recipe small {stores} --out runs/a"
     _close_cache("cache-ecg", out, report, bar.seconds, following, paths)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,8 @@ class DataOptions:
             raise UsageError(f"data.ratio is {self.ratio}; it must be in [0, 1).")
         if self.text_template.count("{text}") != 1:
             raise UsageError(f"data.text_template is {self.text_template!r}; it must hold {{text}} once.")
+        if not self.window_days >= 1:
+            raise UsageError(f"data.window_days is {self.window_days}; it must be 1 or more: clocks of carts are off by hours.")
         if self.max_tokens < 3:
             raise UsageError(f"data.max_tokens is {self.max_tokens}; it must be at least 3.")
 
@@ -69,6 +72,8 @@ class OptimOptions:
     """0 saves after every step."""
 
     def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.learning_rate, self.weight_decay, self.clip_norm, self.epochs))):
+            raise UsageError("optim.learning_rate, weight_decay, clip_norm and epochs must be finite numbers.")
         if self.learning_rate <= 0 or self.weight_decay < 0 or self.clip_norm <= 0:
             raise UsageError("optim.learning_rate and optim.clip_norm must be above 0, optim.weight_decay not below.")
         if self.steps < 0 or (self.steps == 0 and self.epochs <= 0):
@@ -92,6 +97,10 @@ class Recipe:
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """"auto" is bf16 autocast on a GPU and fp32 on a CPU."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 63:
+            raise UsageError(f"seed is {self.seed}; it must be 0 or more, and below 2**63.")
 
 
 def to_json(config: Any) -> Any:

@@ -168,8 +168,10 @@ class Batches:
         if "echo" in self.needs and not num_pairs:
             raise UserError(
                 f"the training split has no ECG with an echo study in the echo stores within {self.options.window_days:g} days; "
-                "widen data.window_days, or check that the stores were made from these catalogs."
+                "check that the stores were made from these catalogs, or index again with a larger --set window_days=DAYS."
             )
+        if "echo" in self.needs and num_ecgs and self.options.batches == "joint" and not self.options.ratio:
+            raise UserError("data.ratio is 0, so no batch would hold an echo pair; raise it, or --set method.on=text.")
         if self.needs - {"echo"} and not num_ecgs:
             raise UserError(
                 f"the training split has no ECG with {' or '.join(sorted(self.needs - {'echo'}))}; check the catalogs."
