@@ -428,10 +428,13 @@ class _Store:
     def _stale(self, store: embed_cache.EmbeddingStore) -> set[str]:
         """Items that are new, failed for a passing reason, or whose file is no longer the one that was read."""
         index = store.index.to_pydict()
+        # A copied store has younger files; the time that its manifest tells is not moved by that.
+        sealed = [float(note.get("time", 0)) for note in store.manifest.provenance]
+        begun = [min(store.begun(number), time) for number, time in enumerate(sealed)]
         old = {
-            item: (status, permanent, mark)
-            for item, status, permanent, mark, live in zip(
-                index["id"], index["status"], index["permanent"], index["fingerprint"], index["live"], strict=True
+            item: (status, permanent, mark, begun[segment])
+            for item, status, permanent, mark, segment, live in zip(
+                *(index[name] for name in ("id", "status", "permanent", "fingerprint", "segment", "live")), strict=True
             )
             if live
         }
@@ -440,13 +443,13 @@ class _Store:
             if item not in old:
                 stale.add(item)
                 continue
-            status, permanent, mark = old[item]
+            status, permanent, mark, since = old[item]
             if status == "erased":
                 continue
             if item in self.marks:
                 changed = self.marks[item] != mark
             else:
-                changed = item in self.sources and _changed(self.sources[item], mark, read=status == "failed")
+                changed = item in self.sources and _changed(self.sources[item], mark, since, read=status == "failed")
             if changed or (status == "failed" and not permanent):
                 stale.add(item)
         return stale
@@ -632,13 +635,15 @@ def find_contract(name: str) -> EcgContract:
     return known[stem]
 
 
-def _changed(files: Sequence[str], mark: str, *, read: bool) -> bool:
-    """Whether files are no longer those of fingerprint `mark`; the bytes are read only when asked or when the size differs."""
+def _changed(files: Sequence[str], mark: str, since: float, *, read: bool) -> bool:
+    """Whether files are no longer those of fingerprint `mark`; read only when asked, or when size or time differ."""
     try:
-        size = sum(os.stat(file).st_size for file in files)
+        found = [os.stat(file) for file in files]
     except OSError:
         return False
-    return (read or not mark.startswith(f"{size}:")) and _mark(files) != mark
+    same_size = mark.startswith(f"{sum(stat.st_size for stat in found)}:")
+    younger = any(max(stat.st_mtime, stat.st_ctime) >= since for stat in found)
+    return (read or younger or not same_size) and _mark(files) != mark
 
 
 def _mark(files: Sequence[str]) -> str:

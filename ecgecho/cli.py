@@ -138,6 +138,9 @@ def simulate(
             out, subjects=subjects, seed=seed, echo_share=echo_share, enrich=enrich, ecgs_per_subject=ecgs_per_subject,
             workers=_cores(workers), progress=bar,
         )  # fmt: skip
+    if not counts["files_written"]:
+        print(f"{out} is done: the cohort of {counts['subjects']} subjects is complete.")
+        return
     _close("simulate", out, counts, 0, bar.seconds, f"ecgecho index mimic-iv {_q(out)} --out {_q(out / 'catalog')}")
 
 
@@ -161,14 +164,14 @@ def index(
         raise _usage(f"there is no folder {root}; give the dataset's root folder.")
     with _Bar("index", "files") as bar:
         catalog = module.build(settings).index(root, out, progress=bar)
+    if catalog.unchanged:
+        print(f"{out} is done: the dataset's files are as they were.")
+        return
     description = tables.describe(catalog)
     print(tables.render(description))
-    if catalog.unchanged:
-        print(f"{out} is done: the dataset's tables are as they were.")
     totals = {name: row["all"] for name, row in description["counts"].items() if isinstance(row, dict) and "all" in row}
-    _close(
-        "index", out, totals, 0, bar.seconds, f"ecgecho cache-echo {_q(out)} --teacher demo --out {_q(out.parent / 'echo.zarr')}"
-    )
+    following = f"ecgecho cache-echo {_q(out)} --teacher demo --out {_q(out.parent / 'echo.zarr')}"
+    _close("index", out, totals, 0, bar.seconds, following)
 
 
 @app.command("cache-echo")
@@ -265,6 +268,8 @@ def train(
     chosen = story.make_recipe(method, recipe, sets or [])
     began = time.monotonic()
     result = story.train(chosen, catalogs=catalog, ecgs=ecg, echos=echo or [], out=out, device=device, say=_say)
+    if result.pop("already_done", False):
+        return
     _close("train", out, result, 0, time.monotonic() - began, f"ecgecho eval {_q(out)}")
 
 
@@ -273,6 +278,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Directory of a run.")],
     catalog: Annotated[Path | None, typer.Option("--catalog", help="Judge on another catalog.")] = None,
     ecg: Annotated[Path | None, typer.Option("--ecg", help="Its ECG store.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Metrics file (default: in RUN).")] = None,
     evals: Annotated[list[str] | None, typer.Option("--evals", help="Which (default: all); may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of the label shares.")] = 0,
     bootstraps: Annotated[int, typer.Option(min=10, help="Resamples of subjects behind an interval.")] = 1000,
@@ -286,11 +292,13 @@ def evaluate(
     from ecgecho.report.tables import table
 
     began = time.monotonic()
+    out = out or story.place(run, catalog)
     result = story.evaluate(
-        run, catalog=catalog, ecg=ecg, evals=evals or None, seed=seed, bootstraps=bootstraps, device=device, settings=sets or []
-    )
+        run, catalog=catalog, ecg=ecg, evals=evals or None, seed=seed, bootstraps=bootstraps, device=device,
+        settings=sets or [], out=out,
+    )  # fmt: skip
     print(json.dumps(result, indent=1) if as_json else table(result))
-    _close("eval", run / "metrics.json", {"rows": len(result["rows"])}, 0, time.monotonic() - began, "", quiet=as_json)
+    _close("eval", out, {"rows": len(result["rows"])}, 0, time.monotonic() - began, "", quiet=as_json)
 
 
 @app.command("list")
@@ -399,7 +407,9 @@ def _paths(table: Any, name: str) -> Mapping[str, str]:
 
 def _close_cache(command: str, out: Path, report: CacheReport, seconds: float, following: str, paths: Mapping[str, str]) -> None:
     if report.already_done:
-        print(f"{out} is done: nothing is new, missing or changed ({report.num_rows} rows).")
+        told = ", ".join(f"{status} {count}" for status, count in sorted(report.by_status.items()))
+        print(f"{out} is done: nothing is new, missing or changed ({told}).")
+        raise typer.Exit(report.exit_status)
     for reason, count in sorted(report.by_reason.items()):
         shown = ", ".join(paths.get(item, item) for item in report.examples[reason])
         print(f"  {reason:32} {count:>9}   {shown}{', ...' if count > len(report.examples[reason]) else ''}")

@@ -22,8 +22,10 @@ from ecgecho.config import Recipe
 from ecgecho.data.tables import Normaliser, SignalTable
 from ecgecho.data.texts import Tokeniser, TokenTable, from_json
 from ecgecho.ecg.contract import apply_contract
-from ecgecho.types import F32, I64, Block, EcgContract, EcgRecord, Embedding, Json, MethodSizes, UserError
+from ecgecho.types import F32, I64, STANDARD_LEADS, Block, EcgContract, EcgRecord, Embedding, Json, MethodSizes, UserError
 from embed_cache import EmbeddingStore
+
+LEADS = {name.lower(): name for name in STANDARD_LEADS}
 
 RUN_FORMAT = 1
 
@@ -64,10 +66,11 @@ class Student:
         return [Path(p) if "://" in p else self.path / p for p in self.run["paths"][kind]]
 
     def embed(self, signal_mv: npt.NDArray[np.floating], fs_hz: float, leads: Sequence[str]) -> Embedding:
-        """One recording (C, L) in mV with its leads by name, of any rate and length -> (1, D) on the host."""
+        """One recording (C, L) in mV with its leads by name (in any case), of any rate and length -> (1, D) on the host."""
         signal = np.ascontiguousarray(signal_mv, np.float32)
         valid = np.asarray(np.isfinite(signal).all(axis=-1), np.bool_)
-        record = EcgRecord(signal=signal, leads=tuple(leads), lead_valid=valid, unit="mv", fs_hz=float(fs_hz))
+        named = tuple(LEADS.get(name.strip().lower(), name) for name in leads)
+        record = EcgRecord(signal=signal, leads=named, lead_valid=valid, unit="mv", fs_hz=float(fs_hz))
         prepared, lead_valid = apply_contract(record, self.contract)
         return self._embed(torch.from_numpy(prepared)[None].to(self.device), torch.from_numpy(lead_valid)[None].to(self.device))
 

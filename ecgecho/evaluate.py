@@ -65,7 +65,7 @@ def evaluate(
     out: Path | None = None,
     device: str = "auto",
 ) -> Json:
-    """Judge a run on the test split of its own catalogs, or of another; writes `out` (default RUN/metrics.json), gives the same.
+    """Judge a run on the test split of its own catalogs, or of another; writes `out` (default `place`), gives the same.
 
     `settings` are words such as "fine_tune.steps=40". All rows of the result are `EvalRow` without its arrays.
     """
@@ -114,11 +114,17 @@ def evaluate(
     }
     result["digest"] = config.digest(result)
     result |= {"code": _code(), "device": str(student.device), "seconds": round(time.monotonic() - began, 1)}
-    place = out if out is not None else run / "metrics.json"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    _write_predictions(place.with_name(PREDICTIONS if out is None else f"{out.stem}.{PREDICTIONS}"), rows, inputs, cohort)
-    write_json(place, result)
+    target = out if out is not None else place(run, catalog)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    own = target.name == "metrics.json"
+    _write_predictions(target.with_name(PREDICTIONS if own else f"{target.stem}.{PREDICTIONS}"), rows, inputs, cohort)
+    write_json(target, result)
     return result
+
+
+def place(run: Path, catalog: Path | None) -> Path:
+    """Where the result goes: RUN/metrics.json; for another catalog a file beside it, named by that catalog's hash."""
+    return run / ("metrics.json" if catalog is None else f"metrics.{catalog_hash(catalog)[:8]}.json")
 
 
 # What is judged

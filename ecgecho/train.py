@@ -57,7 +57,7 @@ def train(
     former = _former_run(out, identity)
     if former.get("done"):
         say(f"{out} is done: {former['result']['steps']} steps; nothing to do.")
-        return dict(former["result"])
+        return {**former["result"], "already_done": True}
 
     out.mkdir(parents=True, exist_ok=True)
     where = _device(device)

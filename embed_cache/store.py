@@ -143,6 +143,10 @@ class EmbeddingStore:
         """Refuse, naming each field that differs, a store that was not made as said."""
         refuse_stale(self.manifest.schema, check_identity(kind, identity, columns, counts), str(self.path))
 
+    def begun(self, segment: int) -> float:
+        """When a segment was planned, in seconds since 1970 by the file's time: a source changed since may be another one."""
+        return (self.path / self.manifest.segments[segment].plan).stat().st_mtime
+
     def content_hash(self) -> str:
         """Equal for equal content, whatever the times, hosts and interruptions (FORMAT.md, 9). From the head alone."""
         return self.manifest.content_hash()

@@ -58,3 +58,18 @@ def test_an_empty_file_is_not_tried_again_until_it_is_filled(listed, tmp_path):
     data.write_bytes(whole)
     must(*words)
     assert failed_of(tmp_path / "ecg.zarr") == 0
+
+
+def test_a_file_changed_at_equal_size_is_noticed(cohort, tmp_path):
+    """One byte of the pixel data of one cine; its time tells that the bytes have to be read again."""
+    shutil.copytree(cohort.root / "mimic-iv-echo", tmp_path / "data/mimic-iv-echo")
+    must("index", "mimic-iv", tmp_path / "data", "--out", tmp_path / "catalog")
+    words = ("cache-echo", tmp_path / "catalog", "--out", tmp_path / "echo.zarr")
+    must(*words)
+    victim = sorted((tmp_path / "data").rglob("*.dcm"))[0]
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(bytes(content))
+    again = ecgecho(*words)
+    assert "computed now 1," in again.stdout, again.stdout + again.stderr
+    assert "is done" in ecgecho(*words).stdout
