@@ -114,11 +114,6 @@ class BertText(nn.Module):
         return tokens
 
 
-def report_prompt(text: str) -> str:
-    """The sentence that the reference wraps around a report, in lower case. Source: EchoingECG src/datasets/helpers.py:150."""
-    return f"Given the data for ECG. The corresponding ECG report is : {text.lower()}\n\n."
-
-
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file

@@ -7,11 +7,13 @@ import pytest
 import torch
 from golden_rules import assert_matches, case, filled_state, keys, load_filled, series
 
+from ecgecho.data import texts
 from ecgecho.encoders.echoing_ecg import import_state_dict
+from ecgecho.methods import echoing_ecg
 from ecgecho.nn.heads import LOGVAR_START, GaussianHead, PointHead, unit
 from ecgecho.nn.moments import gaussian_of_moments
 from ecgecho.nn.pooling import GPO, MeanPool, position_codes
-from ecgecho.nn.text import BertText, report_prompt
+from ecgecho.nn.text import BertText
 from ecgecho.types import Embedding
 
 TOPIC = "echoingecg_ecg_encoder"
@@ -173,4 +175,5 @@ def test_the_rescaled_variance_belongs_to_the_unit_mean():
 
 
 def test_a_report_is_wrapped_as_the_reference_does():
-    assert report_prompt("Sinus rhythm") == str(case(TOPIC, "ecg_preprocess")["convert_text_ECG"])
+    options = echoing_ecg.recipe("paper").data
+    assert texts.prepared("Sinus rhythm", options) == str(case(TOPIC, "ecg_preprocess")["convert_text_ECG"])
