@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ecgecho import __version__, plugins
+from ecgecho import __version__
 
 if TYPE_CHECKING:
     from ecgecho.cache import CacheReport
@@ -155,6 +155,7 @@ def index(
     """Turn a dataset's folder into a catalog: Parquet tables of clips, ECGs, texts, labels, subjects and pairs."""
     from ecgecho import catalog as tables
     from ecgecho import config as configuration
+    from ecgecho import plugins
 
     module = plugins.load("datasets", dataset)
     settings = configuration.override(module.Config(), sets or [])
@@ -188,7 +189,7 @@ def cache_echo(
     sets: Set = None,
 ) -> None:
     """Push every echo frame through a frozen teacher, once, into a store."""
-    from ecgecho import cache
+    from ecgecho import cache, plugins
     from ecgecho import config as configuration
 
     module = plugins.load("teachers", teacher)
@@ -307,6 +308,8 @@ def list_plugins(
     as_json: AsJson = False,
 ) -> None:
     """What there is of a kind of plug-in."""
+    from ecgecho import plugins
+
     found = {name: plugins.summary(kind, name) for name in plugins.names(kind)}
     if as_json:
         print(json.dumps(found, indent=1))
@@ -386,6 +389,7 @@ class _Bar:
 
 def _catalog_or_folder(source: Path, out: Path, key: Path | None) -> Catalog:
     from ecgecho import catalog as tables
+    from ecgecho import plugins
 
     if (source / "catalog.json").is_file():
         return tables.read(source)
