@@ -131,7 +131,7 @@ def timed(title: str, what: str, count: int, *words: object) -> str:
     began = time.monotonic()
     run(*words)
     seconds = time.monotonic() - began
-    return f"| {title} | {what} | {seconds:.1f} | {count / seconds:.2g} /s |"
+    return f"| {title} | {what} | {seconds:.1f} | {count / seconds:.3g} /s |"
 
 
 def run(*words: object) -> None:
