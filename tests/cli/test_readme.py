@@ -3,11 +3,10 @@
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import must
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("embed_cache/*.md")])
@@ -46,9 +45,7 @@ def test_every_command_of_the_pages_runs_in_a_clean_place(tmp_path, monkeypatch,
             shorter = line
             for long, short in SMALLER.items():
                 shorter = shorter.replace(long, short)
-            words = [sys.executable, "-m", "ecgecho", *shlex.split(shorter)[1:]]
-            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{page.name}: {line}\n{done.stdout}\n{done.stderr}"
+            must(*shlex.split(shorter)[1:], cwd=tmp_path)
             ran.append(line)
     assert len(ran) >= 12
 
@@ -68,25 +65,14 @@ def test_the_teacher_of_the_guide_works(cohort, tmp_path):
     code = next(block for block in blocks(ROOT / "docs/plugins.md", "python") if "class MeanColour" in block)
     teacher = tmp_path / "mean_colour.py"
     teacher.write_text(code, encoding="utf-8")
-    line = [
-        sys.executable,
-        "-m",
-        "ecgecho",
-        "cache-echo",
-        str(cohort.catalog),
-        "--teacher",
-        str(teacher),
-        "--out",
-        str(tmp_path / "e.zarr"),
-    ]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    must("cache-echo", cohort.catalog, "--teacher", teacher, "--out", tmp_path / "e.zarr")
 
 
-def test_the_python_of_the_readme_runs(cohort, tmp_path):
+def test_the_python_of_the_readme_runs(cohort, tmp_path, monkeypatch):
     record = next(cohort.root.glob("mimic-iv-ecg/files/**/*.hea")).with_suffix("")
     code = next(iter(blocks(ROOT / "README.md", "python")))
     for shown, real in (("runs/a", cohort.run), ("path/to/record", record), ("cohort/echo.zarr", cohort.echo)):
         code = code.replace(f'"{shown}"', repr(str(real)))
     code += "\nassert embedding.mean.shape[0] == 1\nassert len(store) and store.group(store.index['group'][0].as_py())\n"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
