@@ -1,9 +1,14 @@
-"""A moving dipole, projected to 12 leads. VCG (3, L) -> leads (12, L), mV.
+"""A moving dipole, projected to 12 leads, or seen in Frank's three. Dipole (3, L) -> leads (12, L), mV.
 
-Frank axes: X to the left, Y down, Z to the back. Every wave is a Gaussian bump of a direction; conduction, hypertrophy, infarct
-and poor function act on bumps as textbooks say, with scatter, so that the ECG tells only part of the heart.
+Frank axes: X to the left, Y down, Z to the back. A beat is a sum of Gaussian bumps, each a wave front with a direction: conduction,
+hypertrophy, infarct, pacing and poor function change fronts as textbooks say. Repolarisation after an abnormal activation follows
+from the ventricular gradient (the QRST area, Wilson 1934, does not depend on the order of activation), which gives bundle branch
+block, paced and ectopic beats the T waves they have in every lead.
 
-Source: Dower's matrix, VCG -> I, II, V1-V6 (Dower 1968); the other limb leads follow from I and II.
+`draw_body` is what a person's chest does to every ECG, `draw_electro` how the heart conducts on one day, `record` and `frank` what
+the amplifier stores. `difficulty` sets scatter against effect: how much of the heart the ECG tells.
+
+Source: Dower's matrix, dipole -> I, II, V1-V6 (Dower 1968); the other limb leads follow from I and II.
 """
 
 from __future__ import annotations
@@ -14,7 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ecgecho.simulate.heart import F64, Heart, r_times
+from ecgecho.simulate.heart import F64, Heart
+from ecgecho.simulate.noise import FRANK, Artefact, draw_events, electrode_noise, hold, listed
+from ecgecho.simulate.rhythm import ATRIAL, PACED, VENTRICULAR, Beats, draw_beats
+
+__all__ = ["Beats", "Body", "Electro", "Recording", "draw_beats", "draw_body", "draw_electro", "frank", "record"]
 
 F32 = npt.NDArray[np.float32]
 
@@ -35,16 +44,40 @@ DOWER = np.array(
         [0.831, 0.076, 0.230],
     ]
 )
+MONTAGE = np.concatenate([np.array([[-1.0, 1, 0], [-1, 0, 1]]), np.full((6, 3), -1 / 3)])
+MONTAGE = np.concatenate([MONTAGE, np.concatenate([np.zeros((2, 6)), np.eye(6)])], axis=1).astype(np.float32)
+"""Electrodes RA, LA, LL, V1-V6 (9) -> I, II, V1-V6 (8)."""
+
+TRAITS = (
+    "qrs", "pr", "qt", "axis", "voltage", "t_size", "t_turn", "strain", "st", "back", "septal", "scar", "p_left", "p_right",
+    "block", "ectopic", "atria", "fibrillation",
+)  # fmt: skip
+"""What bodies differ in, in standard deviations."""
+DAY_SHARE = 0.15
+"""Share of a trait's variance that differs between two ECGs of one person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """What one person brings to every ECG: where electrodes lie and how this chest and heart deviate from the average."""
+
+    placement: F64
+    """(6, 3) of V1-V6, added to their rows of Dower's matrix at difficulty 0.5."""
+    traits: F64
+    """(18,) unit normal, see `TRAITS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Electro:
-    """How one heart conducts: what a recording, its measurements and its report have in common."""
+    """How one heart conducts on one day: what a recording, its measurements and its report have in common."""
 
     qrs_ms: float
+    """Of the own beats, or of the paced ones in a paced rhythm."""
     pr_ms: float
     """0 without P waves."""
+    p_ms: float
     qtc_ms: float
+    """Bazett."""
     axis_deg: float
     """Frontal axis of the QRS."""
     voltage: float
@@ -58,59 +91,163 @@ class Electro:
     """Shift of the QRS to the back: poor R progression."""
     septal: float
     infarct: float
-    """Size of the initial forces that an infarct takes away."""
+    """Size of the initial forces that an infarct takes away; small ones leave no Q wave."""
+    block: float
+    """0 normal conduction to 1 complete bundle branch block."""
     p_terminal: float
+    """Left atrial part of the P wave beyond the usual, mV."""
+    p_right: float
+    """Right atrial part beyond the usual, mV."""
+    right: float
+    """Right ventricular forces, mV: R in V1."""
+    ectopic_ms: float
+    """QRS of ventricular ectopic beats."""
+    ectopic_left: bool
+    """They arise in the left ventricle (positive in V1), else in the right outflow tract."""
+    fibrillation_mv: float
+    """0 unless the atria fibrillate."""
+    fibrillation_hz: float
     electrodes: F64
-    """(6, 3) added to the precordial rows of Dower's matrix: where this body's electrodes lie."""
+    """(6, 3) added to the precordial rows of Dower's matrix on this day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beats:
-    """When the heart beat during a recording: what tables need without the signal."""
+class Recording:
+    """What the amplifier stores."""
 
-    hr_bpm: float
-    times_s: F64
-    """R times, with one before and one after the recording."""
-
-    @property
-    def inside_s(self) -> F64:
-        return self.times_s[(self.times_s >= 0) & (self.times_s < DURATION_S)]
+    signal_mv: F32
+    """(C, L)."""
+    leads: tuple[str, ...]
+    fs_hz: int
+    artefacts: tuple[Artefact, ...]
 
 
-def draw_electro(heart: Heart, rng: np.random.Generator) -> Electro:
-    """The electrical side of a heart; LVEF and wall act with scatter of the size of their effect."""
-    severity = heart.severity
-    thick = max(heart.wall_mm - 10.0, 0.0)
-    qrs = rng.normal(91, 9) + 6 * severity + 0.6 * thick
-    qrs += {"lbbb": 48.0 + 7 * rng.normal(), "rbbb": 42.0 + 6 * rng.normal()}.get(heart.conduction, 0.0)
-    voltage = math.exp(0.25 * rng.normal()) * (max(heart.wall_mm, 7.0) / 10.0) ** 0.62 * (1 - 0.06 * severity)
-    strain = max(rng.normal(0.10 * (heart.wall_mm - 13.0), 0.45), 0.0) if heart.wall_mm > 12 else 0.0
-    turn = abs(rng.normal(24, 24)) + 27 * severity * abs(rng.normal(1, 0.6)) + 95 * min(strain, 1.2)
-    turn += {"lbbb": 130.0, "rbbb": 20.0}.get(heart.conduction, 0.0)
-    pr = {"first_degree": rng.normal(238, 18)}.get(heart.conduction, rng.normal(160, 17) + 6 * severity)
+def draw_body(rng: np.random.Generator) -> Body:
+    """A chest: the heart's turn in it, electrodes too high or too low, each a little off its place."""
+    angle = math.radians(12.0 * rng.normal())
+    turned = DOWER[2:].copy()
+    turned[:, 0] = math.cos(angle) * DOWER[2:, 0] - math.sin(angle) * DOWER[2:, 2]
+    turned[:, 2] = math.sin(angle) * DOWER[2:, 0] + math.cos(angle) * DOWER[2:, 2]
+    # V1 and V2 are put an interspace too high more often than too low (Rajaganeshan 2008).
+    height = np.array([1.0, 1.0, 0.7, 0.4, 0.3, 0.3]) * (0.10 * rng.normal() - 0.04)
+    placement = turned - DOWER[2:] + 0.05 * rng.normal(size=(6, 3))
+    placement[:, 1] += height
+    return Body(placement=placement, traits=rng.normal(size=len(TRAITS)))
+
+
+def draw_electro(heart: Heart, body: Body, rng: np.random.Generator, *, difficulty: float = 0.5) -> Electro:
+    """The electrical side of a heart on one day, in a body that stays the same.
+
+    `difficulty` 0: the ECG tells nearly everything of the left ventricle; 1: little. It weighs the effect of the heart's state
+    against the scatter between bodies and leaves rhythm and rate alone.
+    """
+    assert 0 <= difficulty <= 1
+    effect, scatter = 2.0 ** (1 - 2 * difficulty), 1.6 ** (2 * difficulty - 1)
+    today = math.sqrt(1 - DAY_SHARE) * body.traits + math.sqrt(DAY_SHARE) * rng.normal(size=len(TRAITS))
+    unit = {name: scatter * float(value) for name, value in zip(TRAITS, today, strict=True)}
+    fresh = rng.normal(size=(6, 3))
+
+    severity = effect * heart.severity
+    thick = effect * max(heart.wall_mm - 11.0, 0.0)
+    bulk = effect * math.log(heart.mass_g / heart.bsa_m2 / (85 if heart.sex == "M" else 72))
+    bmi = heart.weight_kg / (heart.height_cm / 100) ** 2
+    load = effect * max(heart.rvsp_mmhg - 40.0, 0.0)
+    blocked = heart.conduction in ("lbbb", "rbbb") and heart.rhythm != "paced"
+    block = float(np.clip(1.0 + 0.25 * unit["block"], 0.3, 1.0)) if blocked else 0.0
+
+    qrs = 90 + 4 * (heart.sex == "M") + 9 * unit["qrs"] + 5 * severity + 0.5 * thick
+    widened = {"lbbb": 50.0, "rbbb": 40.0}.get(heart.conduction, 0.0) * block + (62 if heart.rhythm == "paced" else 0)
+    qrs = float(np.clip(qrs + widened, 70, 205))
+    strain = max(effect * (0.09 * (heart.wall_mm - 13.0) + 0.25 * max(heart.aortic_stenosis - 1, 0)) + 0.4 * unit["strain"], 0.0)
+    strain *= heart.wall_mm > 12
+    turn = abs(22 + 20 * unit["t_turn"] + 30 * severity) + 95 * min(strain, 1.2)
+    pr = 152 + 0.2 * (heart.age - 40) + 17 * unit["pr"] + 4 * severity
+    first_degree = heart.conduction == "first_degree"
+    if first_degree:
+        pr = 240 + 18 * unit["pr"]
+    # Half of the pacemakers sense an atrium in sinus rhythm; the other half pace under fibrillation.
+    p_waves = heart.rhythm == "sinus" or (heart.rhythm == "paced" and body.traits[TRAITS.index("atria")] > 0)
+    atrium = effect * max(math.log(heart.la_ml / heart.bsa_m2 / 28), 0.0)
+    fine = math.exp(0.35 * unit["fibrillation"])
     return Electro(
-        qrs_ms=float(np.clip(qrs, 72, 190)),
-        pr_ms=0.0 if heart.rhythm == "af" else float(np.clip(pr, 208 if heart.conduction == "first_degree" else 115, 320)),
-        qtc_ms=float(np.clip(rng.normal(417, 21) + 10 * severity + 0.4 * max(qrs - 100, 0), 370, 540)),
-        axis_deg=float(
+        qrs_ms=qrs,
+        pr_ms=float(np.clip(pr, 208 if first_degree else 115, 320 if first_degree else 204)) if p_waves else 0.0,
+        p_ms=float(np.clip(100 + 6 * unit["p_left"] + 22 * atrium, 75, 150)),
+        qtc_ms=float(
             np.clip(
-                rng.normal(42 - 0.35 * (heart.age - 60), 24) - 12 * severity - 1.5 * thick - 15 * (heart.conduction == "lbbb"),
-                -75,
-                110,
+                412 + 8 * (heart.sex == "F") + 17 * unit["qt"] + 8 * severity + 0.4 * max(qrs - 100, 0),
+                360,
+                560,
             )
         ),
-        voltage=float(np.clip(voltage, 0.45, 3.2)),
+        axis_deg=float(
+            np.clip(
+                42 - 0.35 * (heart.age - 60) - 0.8 * (bmi - 27) + 22 * unit["axis"] - 10 * severity - 1.2 * thick + 0.9 * load,
+                -80,
+                125,
+            )
+        ),
+        voltage=float(
+            np.clip(
+                math.exp(
+                    0.23 * unit["voltage"]
+                    + 0.45 * bulk
+                    - 0.05 * severity
+                    - 0.012 * (bmi - 27)
+                    - 0.002 * (heart.age - 60)
+                    - 0.08 * (heart.sex == "F")
+                ),
+                0.4,
+                3.0,
+            )
+        ),
         t_amplitude_mv=float(
-            np.clip(0.34 * math.exp(0.3 * rng.normal()) * (1 - 0.2 * severity) * (1 + 0.35 * strain), 0.06, 0.8)
+            np.clip(
+                0.33 * math.exp(0.3 * unit["t_size"] - 0.2 * severity - 0.12 * (heart.sex == "F")) * (1 + 0.3 * strain), 0.05, 0.8
+            )
         ),
         t_turn_deg=float(np.clip(turn, 0, 185)),
-        st_mv=float(-0.11 * min(strain, 1.5) - 0.02 * severity + 0.015 * rng.normal()),
-        posterior=float(0.20 * severity * abs(rng.normal(1, 0.6)) + 0.16 * rng.normal()),
-        septal=float(np.clip(rng.normal(1, 0.38) - 0.18 * severity, 0, 2)),
-        infarct=0.0 if heart.infarct == "none" else float(np.clip(rng.normal(0.75, 0.3), 0.05, 1.4)),
-        p_terminal=float(max(rng.normal(0.055, 0.05) + 0.03 * severity, 0.0)),
-        electrodes=rng.normal(0, 0.07, (6, 3)),
+        st_mv=float(-0.10 * min(strain, 1.5) - 0.015 * severity + 0.015 * unit["st"]),
+        posterior=0.16 * severity + 0.16 * unit["back"],
+        septal=float(np.clip(1 + 0.36 * unit["septal"] - 0.15 * severity, 0, 2)),
+        infarct=0.0
+        if heart.infarct == "none"
+        else float(np.clip(1.1 * effect * heart.infarct_size + 0.25 * unit["scar"], 0, 1.4)),
+        block=block,
+        p_terminal=float(max(0.02 * unit["p_left"] + 0.11 * atrium, -0.03)),
+        p_right=float(max(0.012 * unit["p_right"] + 0.003 * load, -0.02)),
+        right=float(np.clip(0.025 * (load - 15) * (1 + 0.3 * unit["p_right"]), 0, 0.8)),
+        ectopic_ms=float(np.clip(148 + 11 * unit["ectopic"], 125, 190)),
+        ectopic_left=bool(body.traits[TRAITS.index("ectopic")] + body.traits[TRAITS.index("axis")] > 0),
+        fibrillation_mv=0.0 if p_waves else 0.045 * fine,
+        fibrillation_hz=float(np.clip(6.0 + 0.8 * unit["fibrillation"], 4.5, 8.5)),
+        electrodes=scatter * (body.placement + 0.015 * fresh),
     )
+
+
+def record(
+    heart: Heart, electro: Electro, beats: Beats, rng: np.random.Generator, *, fs_hz: int = FS_HZ, duration_s: float = DURATION_S
+) -> Recording:
+    """12 leads in the order `LEADS`, as an amplifier sees them."""
+    assert duration_s == beats.duration_s, "beats of another recording"
+    events = draw_events(rng, duration_s=duration_s, frank=False)
+    vcg = dipole(heart, electro, beats, rng, fs_hz=fs_hz)
+    noise = MONTAGE @ electrode_noise(events, beats, rng, fs_hz, frank=False)
+    signal = derive(project(vcg, electro.electrodes) + noise).astype(np.float32)
+    hold(signal, LEADS, listed(events), fs_hz, rng)
+    return Recording(signal_mv=signal, leads=LEADS, fs_hz=fs_hz, artefacts=listed(events))
+
+
+def frank(
+    heart: Heart, electro: Electro, beats: Beats, rng: np.random.Generator, *, fs_hz: int = 1000, duration_s: float = 1200.0
+) -> Recording:
+    """Frank's leads X, Y, Z: the dipole itself. Twenty minutes by default."""
+    assert duration_s == beats.duration_s, "beats of another recording"
+    events = draw_events(rng, duration_s=duration_s, frank=True)
+    signal = dipole(heart, electro, beats, rng, fs_hz=fs_hz).astype(np.float32)
+    signal += electrode_noise(events, beats, rng, fs_hz, frank=True)
+    hold(signal, FRANK, listed(events), fs_hz, rng)
+    return Recording(signal_mv=signal, leads=FRANK, fs_hz=fs_hz, artefacts=listed(events))
 
 
 def project(vcg: F64, electrodes: F64) -> F64:
@@ -127,63 +264,91 @@ def derive(independent: F64) -> F64:
     return np.concatenate([np.stack(limb), independent[2:]])
 
 
-def draw_beats(heart: Heart, rng: np.random.Generator) -> Beats:
-    """The beats of one recording; its rate differs a little from the heart's."""
-    hr_bpm = float(np.clip(heart.hr_bpm * rng.normal(1, 0.06), 40, 150))
-    return Beats(hr_bpm=hr_bpm, times_s=r_times(heart, rng, hr_bpm=hr_bpm, start_s=0.0, stop_s=float(DURATION_S)))
-
-
-def record(heart: Heart, electro: Electro, beats: Beats, rng: np.random.Generator) -> F32:
-    """(12, L) mV in the order `LEADS`: 10 s at 500 Hz, as an amplifier sees it.
-
-    Noise is put on the eight independent leads before the others are derived from them.
-    """
-    respiration_hz = float(rng.uniform(0.18, 0.33))
-    breath = 2 * math.pi * (respiration_hz * beats.times_s + rng.random())
-    gain = 1 + 0.05 * np.sin(breath) + 0.015 * rng.normal(size=len(beats.times_s))
-    independent = project(dipole(heart, electro, beats.times_s, gain), electro.electrodes) + noise(rng, respiration_hz)
-    return derive(independent).astype(np.float32)
-
-
-def dipole(heart: Heart, electro: Electro, times: F64, gain: F64) -> F64:
-    """The dipole (3, L) of beats with R at `times`; each RR interval sets its own QT."""
-    length = FS_HZ * DURATION_S
+def dipole(heart: Heart, electro: Electro, beats: Beats, rng: np.random.Generator, *, fs_hz: int = FS_HZ) -> F64:
+    """The dipole (3, L) of all beats. QT follows the mean of recent RR intervals, breathing turns and scales the QRS."""
+    length = round(beats.duration_s * fs_hz)
     vcg = np.zeros((3, length))
-    rr = np.diff(times, append=times[-1] + (times[-1] - times[-2]))
-    before, after = int(0.46 * FS_HZ), int(0.72 * FS_HZ)
-    qrs = _qrs_bumps(heart, electro)
+    times = beats.times_s
+    breath = beats.breath(times)
+    gain = 1 + 0.04 * breath + 0.012 * rng.normal(size=len(times))
+    turn = np.radians(4.0 * breath + 0.8 * rng.normal(size=len(times)))
+    before, after = int(0.46 * fs_hz), int(0.80 * fs_hz)
+    kinds = {kind: _Activation.of(heart, electro, kind) for kind in sorted(set(beats.kinds.tolist()))}
+    rr = np.diff(times, prepend=2 * times[0] - times[1])
+    recent = float(np.median(rr))
     for i, time in enumerate(times):
-        previous = rr[i - 1] if i else rr[0]
-        qt_s = electro.qtc_ms / 1000 * float(np.clip(previous, 0.4, 1.5)) ** 0.5
-        bumps = np.array(qrs + _p_bumps(electro) + _t_bumps(heart, electro, qt_s))
-        centre = round(time * FS_HZ)
+        recent += 0.15 * (min(max(rr[i], 0.4), 1.6) - recent)
+        centre = round(time * fs_hz)
         first, last = max(centre - before, 0), min(centre + after, length)
         if first >= last:
             continue
-        t = np.arange(first, last) / FS_HZ - time
+        bumps = kinds[int(beats.kinds[i])].bumps(electro, recent)
+        t = np.arange(first, last) / fs_hz - time
         offset = t[None] - bumps[:, :1]
         width = np.where(offset < 0, bumps[:, 1:2], bumps[:, 2:3])
-        vcg[:, first:last] += gain[i] * (bumps[:, 3:].T @ np.exp(-0.5 * np.square(offset / width)))
-    if heart.rhythm == "af":
-        vcg += _fibrillation(times)
+        beat = bumps[:, 3:].T @ np.exp(-0.5 * np.square(offset / width))
+        cos, sin = gain[i] * math.cos(turn[i]), gain[i] * math.sin(turn[i])
+        vcg[0, first:last] += cos * beat[0] - sin * beat[1]
+        vcg[1, first:last] += sin * beat[0] + cos * beat[1]
+        vcg[2, first:last] += gain[i] * beat[2]
+    if electro.fibrillation_mv:
+        vcg += _fibrillation(electro, length, fs_hz, rng)
     return vcg
 
 
-def noise(rng: np.random.Generator, respiration_hz: float) -> F64:
-    """(8, L): baseline wander in step with breathing, mains, muscle and amplifier noise."""
-    length = FS_HZ * DURATION_S
-    t = np.arange(length) / FS_HZ
-    amplitude = 0.03 * np.exp(0.6 * rng.normal(size=(8, 1)))
-    slow = np.stack([np.sin(2 * math.pi * (hz * t + rng.random())) for hz in (respiration_hz, 0.07, 0.41)])
-    wander = amplitude * (rng.normal(size=(8, 3)) @ slow)
-    mains = 0.004 * rng.exponential(size=(8, 1)) * np.sin(2 * math.pi * 60 * t + 2 * math.pi * rng.random())
-    white = rng.standard_normal((8, length + 4), dtype=np.float32)
-    muscle = (white[:, :-4] + white[:, 1:-3] + white[:, 2:-2] + white[:, 3:-1] + white[:, 4:]) / math.sqrt(5)
-    return np.asarray(wander + mains + 0.012 * math.exp(0.5 * rng.normal()) * muscle, dtype=np.float64)
-
-
 Bump = tuple[float, float, float, float, float, float]
-"""centre s, width before s, width after s, x, y, z in mV."""
+"""Centre s, width before s, width after s, x, y, z in mV."""
+T_WIDTHS_S = (0.052, 0.033)
+ST_WIDTH_S = 0.045
+_ROOT = math.sqrt(math.pi / 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Activation:
+    """The fronts of one kind of beat, R at 0, and the repolarisation that follows."""
+
+    fixed: F64
+    """(n, 6) bumps of P and QRS."""
+    qrs_ms: float
+    qrs_end_s: float
+    t: F64
+    """(3,) mV."""
+    st: F64
+    """(3,) mV."""
+
+    @classmethod
+    def of(cls, heart: Heart, electro: Electro, kind: int) -> _Activation:
+        own = electro.block if kind in (0, ATRIAL) else 0.0
+        qrs_ms = electro.ectopic_ms if kind == VENTRICULAR else electro.qrs_ms
+        fronts = _fronts(heart, electro, kind)
+        onset = min(bump[0] - 2 * bump[1] for bump in fronts)
+        usual = np.array(_normal(electro, electro.qrs_ms / 1000 if not own else 0.092))
+        # What the abnormal order of activation adds to the area of the QRS, the T wave gives back.
+        back = np.zeros(3) if kind in (0, ATRIAL) and not own else _area(usual) - _area(np.array(fronts))
+        scars, scar_t = _scar(heart, electro)
+        if kind in (0, ATRIAL):
+            fronts = fronts + scars
+        return cls(
+            fixed=np.array(_p_bumps(electro, kind, onset) + fronts),
+            qrs_ms=qrs_ms,
+            qrs_end_s=onset + qrs_ms / 1000,
+            t=_t_vector(electro) + scar_t + 0.75 * back / (_ROOT * sum(T_WIDTHS_S)),
+            st=electro.st_mv * np.array([0.95, 0.25, 0.60]) + 0.25 * back / (2 * _ROOT * ST_WIDTH_S),
+        )
+
+    def bumps(self, electro: Electro, rr_s: float) -> F64:
+        """(n, 6) all bumps of a beat after RR intervals of about `rr_s`."""
+        own_ms = electro.qtc_ms + 0.4 * max(self.qrs_ms - electro.qrs_ms, 0)
+        end = self.qrs_end_s - self.qrs_ms / 1000 + own_ms / 1000 * math.sqrt(min(max(rr_s, 0.4), 1.5))
+        peak = max(end - 2.2 * T_WIDTHS_S[1], self.qrs_end_s + 0.06)
+        middle = (self.qrs_end_s + peak) / 2 - 0.01
+        return np.concatenate(
+            [
+                self.fixed,
+                np.concatenate([[peak, *T_WIDTHS_S], self.t])[None],
+                np.concatenate([[middle, ST_WIDTH_S, ST_WIDTH_S], self.st])[None],
+            ]
+        )
 
 
 def _bump(centre_s: float, width_s: float, amplitude: float, direction: tuple[float, float, float], after_s: float = 0.0) -> Bump:
@@ -195,66 +360,109 @@ def _frontal(axis_deg: float, z: float) -> tuple[float, float, float]:
     return math.cos(math.radians(axis_deg)), math.sin(math.radians(axis_deg)), z
 
 
-def _qrs_bumps(heart: Heart, electro: Electro) -> list[Bump]:
-    scale = electro.qrs_ms / 92.0 if heart.conduction in ("normal", "first_degree") else 1.0
+def _area(bumps: F64) -> F64:
+    """(3,) mV s."""
+    return np.asarray(_ROOT * (bumps[:, 1] + bumps[:, 2]) @ bumps[:, 3:])
+
+
+def _normal(electro: Electro, qrs_s: float) -> list[Bump]:
+    """Septum to the right and front, apex and front wall, free wall to the left, base to the back."""
     axis, volt, back = electro.axis_deg, electro.voltage, electro.posterior
-    if heart.conduction == "lbbb":
-        slow = electro.qrs_ms / 142.0
-        bumps = [
-            _bump(-0.020 * slow, 0.014 * slow, 0.40 * volt, _frontal(axis + 10, 0.45 + back)),
-            _bump(0.012 * slow, 0.017 * slow, 0.95 * volt, _frontal(axis, 0.65 + back)),
-            _bump(0.058 * slow, 0.018 * slow, 0.90 * volt, _frontal(axis - 20, 0.80 + back)),
-        ]
-    else:
-        bumps = [
-            _bump(-0.030 * scale, 0.0075 * scale, 0.26 * electro.septal, (-0.5, -0.1, -0.85)),
-            _bump(-0.012 * scale, 0.0085 * scale, 0.55 * volt, _frontal(axis + 5, -0.75 + 1.3 * back)),
-            _bump(0.002 * scale, 0.0100 * scale, 1.15 * volt, _frontal(axis, 0.20 + back)),
-            _bump(0.026 * scale, 0.0105 * scale, 0.55 * volt, (-0.15, -0.40, 0.95)),
-        ]
-        if heart.conduction == "rbbb":
-            late = electro.qrs_ms / 1000 - 0.070
-            bumps.append(_bump(max(late, 0.052), 0.0155, 0.62, (-0.75, 0.05, -0.66)))
-    if heart.infarct == "anterior":
-        bumps.append(_bump(-0.012 * scale, 0.013 * scale, 0.75 * electro.infarct, (-0.35, 0.05, 0.95)))
-    elif heart.infarct == "inferior":
-        bumps.append(_bump(-0.018 * scale, 0.012 * scale, 0.55 * electro.infarct, (0.15, -0.95, -0.1)))
+
+    def at(part: float, width: float, amplitude: float, direction: tuple[float, float, float]) -> Bump:
+        return _bump((part - 0.45) * qrs_s, width * qrs_s, amplitude, direction)
+
+    bumps = [
+        at(0.125, 0.080, 0.24 * electro.septal, (-0.5, -0.1, -0.85)),
+        at(0.320, 0.092, 0.55 * volt, _frontal(axis + 5, -0.75 + 1.3 * back)),
+        at(0.470, 0.108, 1.15 * volt, _frontal(axis, 0.20 + back)),
+        at(0.730, 0.114, 0.55 * volt, (-0.15, -0.40, 0.95)),
+    ]
+    if electro.right:
+        bumps.append(at(0.55, 0.13, electro.right, (-0.55, 0.25, -0.8)))
     return bumps
 
 
-def _p_bumps(electro: Electro) -> list[Bump]:
-    if electro.pr_ms == 0:
+def _fronts(heart: Heart, electro: Electro, kind: int) -> list[Bump]:
+    axis, volt, back, block = electro.axis_deg, electro.voltage, electro.posterior, electro.block
+
+    def at(part: float, width: float, amplitude: float, direction: tuple[float, float, float]) -> Bump:
+        return _bump((part - 0.45) * wide, width * wide, amplitude, direction)
+
+    if kind == VENTRICULAR:
+        wide = electro.ectopic_ms / 1000
+        if electro.ectopic_left:
+            return [at(0.36, 0.13, 1.5, (-0.30, -0.65, -0.70)), at(0.66, 0.12, 1.0, (-0.45, -0.75, -0.40))]
+        return [at(0.36, 0.13, 1.5, (0.25, 0.85, 0.55)), at(0.66, 0.12, 1.1, (0.20, 0.65, 0.85))]
+    wide = electro.qrs_ms / 1000
+    if kind == PACED:
+        return [
+            _bump(-0.47 * wide, 0.0012, 0.7, (0.3, -0.8, 0.5)),
+            at(0.15, 0.07, 0.35 * volt, (0.5, -0.4, 0.2)),
+            at(0.38, 0.12, 1.25 * volt, (0.35, -0.85, 0.65)),
+            at(0.68, 0.12, 1.05 * volt, (0.25, -0.70, 0.85)),
+        ]
+    if heart.conduction == "lbbb" and block:
+        normal = _normal(electro, wide - 0.050 * block)
+        scaled: list[Bump] = [(*bump[:3], *((1 - block) * part for part in bump[3:])) for bump in normal]  # type: ignore[misc]
+        return [
+            *scaled,
+            at(0.10, 0.06, 0.22 * volt * block, (0.5, 0.1, -0.3)),
+            at(0.34, 0.105, 1.25 * volt * block, _frontal(axis, 0.95 + back)),
+            at(0.66, 0.115, 1.15 * volt * block, _frontal(axis - 15, 1.05 + back)),
+        ]
+    if heart.conduction == "rbbb" and block:
+        early = wide - 0.040 * block
+        late = -0.45 * early + wide - 0.032
+        return [*_normal(electro, early), _bump(late, 0.016, 0.75 * block, (-0.70, 0.0, -0.70))]
+    return _normal(electro, wide)
+
+
+def _scar(heart: Heart, electro: Electro) -> tuple[list[Bump], F64]:
+    """The early forces an infarct takes away, and its T wave (3,), which points away from it."""
+    scale, size = min(electro.qrs_ms / 1000, 0.11), electro.infarct
+    if heart.infarct == "anterior":
+        return [_bump(-0.14 * scale, 0.14 * scale, 0.85 * size, (-0.35, 0.05, 0.95))], 0.20 * size * np.array([-0.2, 0.0, 0.95])
+    if heart.infarct == "inferior":
+        return [_bump(-0.20 * scale, 0.13 * scale, 0.70 * size, (0.15, -0.95, -0.1))], 0.18 * size * np.array([0.1, -0.95, 0.0])
+    if heart.infarct == "lateral":
+        return [_bump(-0.22 * scale, 0.12 * scale, 0.65 * size, (-0.95, 0.1, -0.3))], 0.18 * size * np.array([-0.95, 0.0, -0.1])
+    return [], np.zeros(3)
+
+
+def _p_bumps(electro: Electro, kind: int, onset_s: float) -> list[Bump]:
+    """Right atrium, then left; from a lower place when ectopic; none before ventricular ectopic beats."""
+    if electro.pr_ms == 0 or kind == VENTRICULAR:
         return []
-    centre = -0.040 - electro.pr_ms / 1000 + 0.050
+    p_s = electro.p_ms / 1000
+    if kind == ATRIAL:
+        start = onset_s - 0.85 * electro.pr_ms / 1000
+        return [_bump(start + 0.5 * p_s, 0.22 * p_s, 0.10, (-0.2, -0.85, 0.35))]
+    start = onset_s - electro.pr_ms / 1000
     return [
-        _bump(centre - 0.012, 0.017, 0.11, (0.45, 0.85, -0.35)),
-        _bump(centre + 0.022, 0.017, 0.05 + electro.p_terminal, (0.6, 0.5, 0.65)),
+        _bump(start + 0.35 * p_s, 0.17 * p_s, 0.10 + electro.p_right, (0.35, 0.90, -0.30)),
+        _bump(start + 0.67 * p_s, 0.17 * p_s, 0.06 + electro.p_terminal, (0.65, 0.50, 0.60)),
     ]
 
 
-def _t_bumps(heart: Heart, electro: Electro, qt_s: float) -> list[Bump]:
+def _t_vector(electro: Electro) -> F64:
+    """(3,) mV of the T wave after normal activation."""
     turn = math.radians(electro.t_turn_deg)
     axis = math.radians(0.6 * electro.axis_deg + 12)
     # The T wave swings from left over the front to the right as repolarisation goes wrong: V5 and V6 invert, V1 and V2 do not.
     left = 0.80 * math.cos(turn)
-    front = -0.45 - 0.15 * math.sin(turn) + (0.75 if heart.conduction == "rbbb" else 0.0)
-    direction = (left * math.cos(axis), 0.8 * left * math.sin(axis) + 0.12, front)
-    if heart.conduction == "lbbb":
-        direction = (-0.6, -0.1, -0.75)
-    end = qt_s - 0.040
-    bumps = [_bump(end - 0.075, 0.052, electro.t_amplitude_mv, direction, after_s=0.033)]
-    middle = (electro.qrs_ms / 1000 - 0.04 + end - 0.1) / 2
-    if heart.infarct == "anterior":
-        bumps.append(_bump(end - 0.09, 0.05, 0.20 * electro.infarct, (-0.2, 0.0, 0.9), after_s=0.035))
-    bumps.append((middle, 0.055, 0.055, electro.st_mv, 0.3 * electro.st_mv, -0.25 * electro.st_mv))
-    return bumps
+    vector = np.array([left * math.cos(axis), 0.8 * left * math.sin(axis) + 0.12, -0.45 - 0.15 * math.sin(turn)])
+    return np.asarray(electro.t_amplitude_mv * vector / np.linalg.norm(vector))
 
 
-def _fibrillation(times: F64) -> F64:
-    """(3, L) fibrillatory waves; their phase comes from the R times, so no draw is spent on hearts in sinus rhythm."""
-    t = np.arange(FS_HZ * DURATION_S) / FS_HZ
-    phase = float(times.sum() % 1.0)
-    wave = np.sin(2 * math.pi * (5.6 * t + phase) + 1.6 * np.sin(2 * math.pi * 0.9 * t)) + 0.6 * np.sin(
-        2 * math.pi * (7.3 * t + 3 * phase)
+def _fibrillation(electro: Electro, length: int, fs_hz: int, rng: np.random.Generator) -> F64:
+    """(3, L) fibrillatory waves: a sawtooth whose rate and size wander, largest in V1. Source: Stridh and Sornmo 2001."""
+    t = np.arange(length) / fs_hz
+    first, second, third, fourth = 2 * math.pi * rng.random(4)
+    phase = 2 * math.pi * electro.fibrillation_hz * t + 1.8 * np.sin(2 * math.pi * 0.23 * t + first) + np.sin(1.9 * t + second)
+    size = 1 + 0.35 * np.sin(2 * math.pi * 0.31 * t + third)
+    wave = np.sin(phase) + 0.45 * np.sin(2 * phase + 0.6) + 0.2 * np.sin(3 * phase + 1.2)
+    other = np.sin(0.83 * phase + fourth)
+    return np.asarray(
+        electro.fibrillation_mv * size * (np.array([[0.1], [0.5], [-0.9]]) * wave + np.array([[0.3], [-0.2], [0.2]]) * other)
     )
-    return np.array([[0.1], [0.5], [-0.85]]) * 0.045 * wave
