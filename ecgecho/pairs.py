@@ -51,9 +51,13 @@ TASKS: dict[str, Task] = {
     "severe_lvh": Task(
         name="severe_lvh", label="wall_mm", op=">=", threshold=16.0, unit="mm", title="severe LVH (wall >= 16 mm)"
     ),
+    "dilated_lv": Task(
+        name="dilated_lv", label="lvedd_mm", op=">=", threshold=56.0, unit="mm", title="dilated LV (LVEDD >= 56 mm)"
+    ),
 }
-"""Severe hypertrophy: thickest of septum and inferolateral wall at least 16 mm (16 mm is where "severely abnormal" starts for
-women in the ASE/EACVI chamber recommendations of 2015, 17 mm for men)."""
+"""Dilation: an inner diameter at end-diastole of at least 56 mm, one cut for all (the ASE/EACVI recommendations of 2015 end
+the normal range at 52 mm for women and 58 mm for men). Severe hypertrophy: the thicker of septum and inferolateral wall is at
+least 16 mm (where "severely abnormal" starts for women in the same recommendations; 17 mm for men)."""
 
 
 def family_of(dataset: str) -> str:

@@ -26,7 +26,7 @@ from ecgecho.pairs import SPLIT_VERSION, WINDOW_DAYS, assign_splits, check_windo
 from ecgecho.types import Json, UsageError, UserError
 
 DATASET = "mimic_iv"
-INDEX_VERSION = 1  # raised when the same tables would make another catalog
+INDEX_VERSION = 2  # raised when the same tables would make another catalog
 
 # Names of the table of each part; case, separators and .gz play no part.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -68,6 +68,9 @@ WALLS = ("septal_thickness", "inf_lat_thickness")
 LENGTHS = (*WALLS, "tapse")  # reported in cm or in mm by era; given here in mm
 CM_AT_MOST = 3.0  # no wall is 3 cm, none is 3 mm: a larger number is in mm, whatever its unit says (datasets.md card 2)
 LENGTH_MM_AT_MOST = 60.0
+DIAMETER = "lvedd"
+DIAMETER_CM_AT_MOST = 12.0  # no ventricle is 12 cm wide, none is 12 mm
+DIAMETER_MM_AT_MOST = 110.0
 MAX_LVEF = 100.0
 SAMPLED_FILES = 256
 OLDEST_ANCHOR_AGE = 91  # stands for "> 89"
@@ -367,7 +370,7 @@ def _clips(found: _Found, root: Path) -> pa.Table:
 
 
 def _measurements(found: _Found, clips: pa.Table, priority: Sequence[str]) -> list[pa.Table]:
-    """Labels of the structured measurements: the raw ones by name, `lvef` and `wall_mm` derived from them."""
+    """Labels of the structured measurements: the raw ones by name; `lvef`, `wall_mm` and `lvedd_mm` derived from them."""
     if "echo measurements" not in found.parts:
         return []
     path = found.parts["echo measurements"]
@@ -388,11 +391,10 @@ def _measurements(found: _Found, clips: pa.Table, priority: Sequence[str]) -> li
     stress = pc.equal(rows["measurement"], LVEF_EXCLUDED)
     found.defect(LVEF_EXCLUDED, "not_at_rest", "kept under its name, never used for lvef", pc.sum(stress).as_py() or 0)
     raw = rows.filter(pc.not_equal(rows["measurement"], "lvef"))  # that name is the derived one's
-    lvef, wall = _lvef(found, rows, priority), _wall(rows)
+    derived = (_lvef(found, rows, priority), _wall(rows), _diameter(found, rows))
     plain = pc.if_else(pc.is_in(raw["measurement"].cast(pa.string()), value_set=pa.array(LENGTHS)), "in mm", "as reported")
     return [
-        *([lvef] if lvef.num_rows else []),
-        *([wall] if wall.num_rows else []),
+        *(table for table in derived if table.num_rows),
         _measured(raw, raw["measurement"], raw["value"], raw["unit"], plain),
     ]
 
@@ -470,6 +472,18 @@ def _wall(rows: pa.Table) -> pa.Table:
     return _measured(
         chosen, _tables.constant("wall_mm", n), chosen["value"], _tables.constant("mm", n), pa.array(words[kind], pa.string())
     )
+
+
+def _diameter(found: _Found, rows: pa.Table) -> pa.Table:
+    """`lvedd_mm`, the inner diameter of the left ventricle at end-diastole, whether it was written in cm or in mm."""
+    rows = rows.filter(pc.equal(rows["measurement"].cast(pa.string()), DIAMETER)).combine_chunks()
+    value = rows["value"].to_numpy()
+    value = np.where(value <= DIAMETER_CM_AT_MOST, 10 * value, value)
+    good = np.isfinite(value) & (value > DIAMETER_CM_AT_MOST) & (value <= DIAMETER_MM_AT_MOST)
+    found.defect("lvedd_mm", "out_of_range", "left out", int((~good).sum()))
+    chosen, n = rows.filter(pa.array(good)), int(good.sum())
+    how = _tables.constant(f"measurement {DIAMETER} in mm", n)
+    return _measured(chosen, _tables.constant("lvedd_mm", n), pa.array(value[good]), _tables.constant("mm", n), how)
 
 
 def _measured(rows: pa.Table, name: pa.Array, value: pa.Array, unit: pa.Array, definition: pa.Array) -> pa.Table:

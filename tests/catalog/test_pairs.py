@@ -273,6 +273,7 @@ def test_labels_come_in_the_order_in_which_the_ecgs_are_asked(tmp_path):
 
 
 def test_tasks_ask_what_their_names_say():
-    low, thick = pairs.TASKS["lvef_lt_40"], pairs.TASKS["severe_lvh"]
+    low, thick, wide = (pairs.TASKS[name] for name in ("lvef_lt_40", "severe_lvh", "dilated_lv"))
     assert low.of(np.array([39.9, 40.0, np.nan])).tolist() == [1, 0, -1]
     assert thick.of(np.array([15.9, 16.0, np.nan])).tolist() == [0, 1, -1]
+    assert wide.of(np.array([55.9, 56.0, np.nan])).tolist() == [0, 1, -1]

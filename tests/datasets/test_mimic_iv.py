@@ -128,6 +128,23 @@ def test_walls_are_in_mm_whatever_the_era_wrote(made):
     assert defects(made)["lengths", "unit_missing"] == 1
 
 
+def test_the_diameter_of_the_ventricle_is_in_mm_whatever_the_era_wrote(tmp_path):
+    def change(lines):
+        at = "2150-01-12 11:00:00,tte,lvedd,LVEDD"
+        return [
+            *lines,
+            f"10000001,70000001,{at},5.6,cm",
+            f"10000002,70000002,{at},48,cm",
+            f"10000004,70000003,{at},130,mm",
+        ]
+
+    made = index(write_tree(tmp_path, changed("structured", change)))
+    found = named(made, "lvedd_mm")
+    assert {name: row["value"] for name, row in found.items()} == {"10000001": pytest.approx(56.0), "10000002": 48.0}
+    assert {row["unit"] for row in found.values()} == {"mm"}
+    assert defects(made)["lvedd_mm", "out_of_range"] == 1
+
+
 def test_results_in_words_are_counted_not_guessed(made):
     assert defects(made)["rv_function", "not_a_number"] == 1
     assert "rv_function" not in made.meta["counts"]["label_names"]
