@@ -15,7 +15,8 @@ from pydicom.data import get_testdata_file
 from ecgecho.echo.sector import Sector, blank, coloured_boxes, find_sector
 from ecgecho.io import read_echo
 from ecgecho.simulate import write
-from ecgecho.simulate.echo import annotate_frames, cine
+from ecgecho.simulate.annotate import annotate_frames
+from ecgecho.simulate.echo import cine
 from ecgecho.simulate.heart import draw_heart, stream
 from ecgecho.types import EchoClip, Region
 
