@@ -1,12 +1,12 @@
 """A moving dipole, projected to 12 leads, or seen in Frank's three. Dipole (3, L) -> leads (12, L), mV.
 
-Frank axes: X to the left, Y down, Z to the back. A beat is a sum of Gaussian bumps, each a wave front with a direction: conduction,
-hypertrophy, infarct, pacing and poor function change fronts as textbooks say. Repolarisation after an abnormal activation follows
-from the ventricular gradient (the QRST area, Wilson 1934, does not depend on the order of activation), which gives bundle branch
-block, paced and ectopic beats the T waves they have in every lead.
+Frank axes: X to the left, Y down, Z to the back. A beat is a sum of Gaussian bumps, each a wave front with a direction:
+conduction, hypertrophy, infarct, pacing and poor function change fronts as textbooks say. Repolarisation after an abnormal
+activation follows from the ventricular gradient (the QRST area, Wilson 1934, does not depend on the order of activation), which
+gives bundle branch block, paced and ectopic beats the T waves they have in every lead.
 
-`draw_body` is what a person's chest does to every ECG, `draw_electro` how the heart conducts on one day, `record` and `frank` what
-the amplifier stores. `difficulty` sets scatter against effect: how much of the heart the ECG tells.
+`draw_body` is what a person's chest does to every ECG, `draw_electro` how the heart conducts on one day, `record` and `frank`
+what the amplifier stores. `difficulty` sets scatter against effect: how much of the heart the ECG tells.
 
 Source: Dower's matrix, dipole -> I, II, V1-V6 (Dower 1968); the other limb leads follow from I and II.
 """
@@ -142,7 +142,7 @@ def draw_electro(heart: Heart, body: Body, rng: np.random.Generator, *, difficul
     against the scatter between bodies and leaves rhythm and rate alone.
     """
     assert 0 <= difficulty <= 1
-    effect, scatter = 2.0 ** (1 - 2 * difficulty), 1.6 ** (2 * difficulty - 1)
+    effect, scatter = weights(difficulty)
     today = math.sqrt(1 - DAY_SHARE) * body.traits + math.sqrt(DAY_SHARE) * rng.normal(size=len(TRAITS))
     unit = {name: scatter * float(value) for name, value in zip(TRAITS, today, strict=True)}
     fresh = rng.normal(size=(6, 3))
@@ -153,7 +153,7 @@ def draw_electro(heart: Heart, body: Body, rng: np.random.Generator, *, difficul
     bmi = heart.weight_kg / (heart.height_cm / 100) ** 2
     load = effect * max(heart.rvsp_mmhg - 40.0, 0.0)
     blocked = heart.conduction in ("lbbb", "rbbb") and heart.rhythm != "paced"
-    block = float(np.clip(1.0 + 0.25 * unit["block"], 0.3, 1.0)) if blocked else 0.0
+    block = float(np.clip(0.25 + 0.9 * effect + 0.2 * unit["block"], 0.25, 1.0)) if blocked else 0.0
 
     qrs = 90 + 4 * (heart.sex == "M") + 9 * unit["qrs"] + 5 * severity + 0.5 * thick
     widened = {"lbbb": 50.0, "rbbb": 40.0}.get(heart.conduction, 0.0) * block + (62 if heart.rhythm == "paced" else 0)
@@ -210,9 +210,7 @@ def draw_electro(heart: Heart, body: Body, rng: np.random.Generator, *, difficul
         st_mv=float(-0.10 * min(strain, 1.5) - 0.015 * severity + 0.015 * unit["st"]),
         posterior=0.16 * severity + 0.16 * unit["back"],
         septal=float(np.clip(1 + 0.36 * unit["septal"] - 0.15 * severity, 0, 2)),
-        infarct=0.0
-        if heart.infarct == "none"
-        else float(np.clip(1.1 * effect * heart.infarct_size + 0.25 * unit["scar"], 0, 1.4)),
+        infarct=float(np.clip(effect * heart.infarct_size * (1.2 + 0.35 * unit["scar"]), 0, 1.4)),
         block=block,
         p_terminal=float(max(0.02 * unit["p_left"] + 0.11 * atrium, -0.03)),
         p_right=float(max(0.012 * unit["p_right"] + 0.003 * load, -0.02)),
@@ -225,6 +223,11 @@ def draw_electro(heart: Heart, body: Body, rng: np.random.Generator, *, difficul
     )
 
 
+def weights(difficulty: float) -> tuple[float, float]:
+    """Factors on the effect of the heart and on the scatter between bodies, chosen by benchmarks/simulated_difficulty.py."""
+    return 1.6 - 1.5 * difficulty, 0.8 + 0.5 * difficulty
+
+
 def record(
     heart: Heart, electro: Electro, beats: Beats, rng: np.random.Generator, *, fs_hz: int = FS_HZ, duration_s: float = DURATION_S
 ) -> Recording:
@@ -233,7 +236,7 @@ def record(
     events = draw_events(rng, duration_s=duration_s, frank=False)
     vcg = dipole(heart, electro, beats, rng, fs_hz=fs_hz)
     noise = MONTAGE @ electrode_noise(events, beats, rng, fs_hz, frank=False)
-    signal = derive(project(vcg, electro.electrodes) + noise).astype(np.float32)
+    signal = derive(project(vcg, electro.electrodes) + noise)
     hold(signal, LEADS, listed(events), fs_hz, rng)
     return Recording(signal_mv=signal, leads=LEADS, fs_hz=fs_hz, artefacts=listed(events))
 
@@ -244,30 +247,30 @@ def frank(
     """Frank's leads X, Y, Z: the dipole itself. Twenty minutes by default."""
     assert duration_s == beats.duration_s, "beats of another recording"
     events = draw_events(rng, duration_s=duration_s, frank=True)
-    signal = dipole(heart, electro, beats, rng, fs_hz=fs_hz).astype(np.float32)
+    signal = dipole(heart, electro, beats, rng, fs_hz=fs_hz)
     signal += electrode_noise(events, beats, rng, fs_hz, frank=True)
     hold(signal, FRANK, listed(events), fs_hz, rng)
     return Recording(signal_mv=signal, leads=FRANK, fs_hz=fs_hz, artefacts=listed(events))
 
 
-def project(vcg: F64, electrodes: F64) -> F64:
+def project(vcg: F32, electrodes: F64) -> F32:
     """(3, L) -> the eight independent leads I, II, V1-V6 (8, L)."""
     matrix = DOWER.copy()
     matrix[2:] += electrodes
-    return matrix @ vcg
+    return np.asarray(matrix.astype(np.float32) @ vcg)
 
 
-def derive(independent: F64) -> F64:
+def derive(independent: F32) -> F32:
     """(8, L) I, II, V1-V6 -> (12, L) in the order `LEADS`, by Einthoven's and Goldberger's identities."""
     first, second = independent[0], independent[1]
     limb = [first, second, second - first, -(first + second) / 2, second - first / 2, first - second / 2]
-    return np.concatenate([np.stack(limb), independent[2:]])
+    return np.concatenate([np.stack(limb), independent[2:]]).astype(np.float32, copy=False)
 
 
-def dipole(heart: Heart, electro: Electro, beats: Beats, rng: np.random.Generator, *, fs_hz: int = FS_HZ) -> F64:
+def dipole(heart: Heart, electro: Electro, beats: Beats, rng: np.random.Generator, *, fs_hz: int = FS_HZ) -> F32:
     """The dipole (3, L) of all beats. QT follows the mean of recent RR intervals, breathing turns and scales the QRS."""
     length = round(beats.duration_s * fs_hz)
-    vcg = np.zeros((3, length))
+    vcg = np.zeros((3, length), dtype=np.float32)
     times = beats.times_s
     breath = beats.breath(times)
     gain = 1 + 0.04 * breath + 0.012 * rng.normal(size=len(times))
@@ -282,15 +285,15 @@ def dipole(heart: Heart, electro: Electro, beats: Beats, rng: np.random.Generato
         first, last = max(centre - before, 0), min(centre + after, length)
         if first >= last:
             continue
-        bumps = kinds[int(beats.kinds[i])].bumps(electro, recent)
-        t = np.arange(first, last) / fs_hz - time
-        offset = t[None] - bumps[:, :1]
-        width = np.where(offset < 0, bumps[:, 1:2], bumps[:, 2:3])
-        beat = bumps[:, 3:].T @ np.exp(-0.5 * np.square(offset / width))
-        cos, sin = gain[i] * math.cos(turn[i]), gain[i] * math.sin(turn[i])
-        vcg[0, first:last] += cos * beat[0] - sin * beat[1]
-        vcg[1, first:last] += sin * beat[0] + cos * beat[1]
-        vcg[2, first:last] += gain[i] * beat[2]
+        bumps = kinds[int(beats.kinds[i])].bumps(electro, recent).astype(np.float32)
+        t = (np.arange(first, last) / fs_hz - time).astype(np.float32)
+        wave = t[None] - bumps[:, :1]
+        wave /= np.where(wave < 0, bumps[:, 1:2], bumps[:, 2:3])
+        wave *= wave
+        wave *= np.float32(-0.5)
+        cos, sin = math.cos(turn[i]), math.sin(turn[i])
+        moved = gain[i] * np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+        vcg[:, first:last] += (moved @ bumps[:, 3:].T).astype(np.float32) @ np.exp(wave, out=wave)
     if electro.fibrillation_mv:
         vcg += _fibrillation(electro, length, fs_hz, rng)
     return vcg
@@ -301,6 +304,8 @@ Bump = tuple[float, float, float, float, float, float]
 T_WIDTHS_S = (0.052, 0.033)
 ST_WIDTH_S = 0.045
 _ROOT = math.sqrt(math.pi / 2)
+_FRONTAL = np.linalg.inv(np.array([DOWER[0, :2], DOWER[1, :2] - DOWER[0, :2] / 2]))
+"""Leads I and aVF -> X and Y."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,7 +328,7 @@ class _Activation:
         fronts = _fronts(heart, electro, kind)
         onset = min(bump[0] - 2 * bump[1] for bump in fronts)
         usual = np.array(_normal(electro, electro.qrs_ms / 1000 if not own else 0.092))
-        # What the abnormal order of activation adds to the area of the QRS, the T wave gives back.
+        # What the abnormal order of activation adds to the area of the QRS, ST and T give back, most of it.
         back = np.zeros(3) if kind in (0, ATRIAL) and not own else _area(usual) - _area(np.array(fronts))
         scars, scar_t = _scar(heart, electro)
         if kind in (0, ATRIAL):
@@ -332,8 +337,8 @@ class _Activation:
             fixed=np.array(_p_bumps(electro, kind, onset) + fronts),
             qrs_ms=qrs_ms,
             qrs_end_s=onset + qrs_ms / 1000,
-            t=_t_vector(electro) + scar_t + 0.75 * back / (_ROOT * sum(T_WIDTHS_S)),
-            st=electro.st_mv * np.array([0.95, 0.25, 0.60]) + 0.25 * back / (2 * _ROOT * ST_WIDTH_S),
+            t=_t_vector(electro) + scar_t + (0.8 if kind == VENTRICULAR else 0.65) * back / (_ROOT * sum(T_WIDTHS_S)),
+            st=electro.st_mv * np.array([0.95, 0.25, 0.60]) + 0.20 * back / (2 * _ROOT * ST_WIDTH_S),
         )
 
     def bumps(self, electro: Electro, rr_s: float) -> F64:
@@ -357,7 +362,10 @@ def _bump(centre_s: float, width_s: float, amplitude: float, direction: tuple[fl
 
 
 def _frontal(axis_deg: float, z: float) -> tuple[float, float, float]:
-    return math.cos(math.radians(axis_deg)), math.sin(math.radians(axis_deg)), z
+    """The direction whose axis, read from I and aVF (2 / sqrt(3) as large as a bipolar lead), is `axis_deg`."""
+    x, y = _FRONTAL @ (math.cos(math.radians(axis_deg)), math.sin(math.radians(axis_deg)) * math.sqrt(0.75))
+    norm = math.hypot(x, y)
+    return x / norm, y / norm, z
 
 
 def _area(bumps: F64) -> F64:
@@ -375,8 +383,8 @@ def _normal(electro: Electro, qrs_s: float) -> list[Bump]:
     bumps = [
         at(0.125, 0.080, 0.24 * electro.septal, (-0.5, -0.1, -0.85)),
         at(0.320, 0.092, 0.55 * volt, _frontal(axis + 5, -0.75 + 1.3 * back)),
-        at(0.470, 0.108, 1.15 * volt, _frontal(axis, 0.20 + back)),
-        at(0.730, 0.114, 0.55 * volt, (-0.15, -0.40, 0.95)),
+        at(0.470, 0.112, 1.15 * volt, _frontal(axis, 0.20 + back)),
+        at(0.690, 0.120, 0.55 * volt, (-0.15, -0.22, 0.95)),
     ]
     if electro.right:
         bumps.append(at(0.55, 0.13, electro.right, (-0.55, 0.25, -0.8)))
@@ -398,9 +406,9 @@ def _fronts(heart: Heart, electro: Electro, kind: int) -> list[Bump]:
     if kind == PACED:
         return [
             _bump(-0.47 * wide, 0.0012, 0.7, (0.3, -0.8, 0.5)),
-            at(0.15, 0.07, 0.35 * volt, (0.5, -0.4, 0.2)),
-            at(0.38, 0.12, 1.25 * volt, (0.35, -0.85, 0.65)),
-            at(0.68, 0.12, 1.05 * volt, (0.25, -0.70, 0.85)),
+            at(0.15, 0.08, 0.30 * volt, (0.5, -0.4, 0.2)),
+            at(0.36, 0.125, 1.00 * volt, (0.35, -0.80, 0.65)),
+            at(0.64, 0.135, 0.95 * volt, (0.25, -0.60, 0.85)),
         ]
     if heart.conduction == "lbbb" and block:
         normal = _normal(electro, wide - 0.050 * block)
@@ -408,8 +416,9 @@ def _fronts(heart: Heart, electro: Electro, kind: int) -> list[Bump]:
         return [
             *scaled,
             at(0.10, 0.06, 0.22 * volt * block, (0.5, 0.1, -0.3)),
-            at(0.34, 0.105, 1.25 * volt * block, _frontal(axis, 0.95 + back)),
-            at(0.66, 0.115, 1.15 * volt * block, _frontal(axis - 15, 1.05 + back)),
+            at(0.30, 0.110, 1.05 * volt * block, _frontal(axis + 5, 0.75 + back)),
+            at(0.50, 0.125, 0.62 * volt * block, _frontal(axis, 0.95 + back)),
+            at(0.69, 0.115, 1.05 * volt * block, _frontal(axis - 12, 0.90 + back)),
         ]
     if heart.conduction == "rbbb" and block:
         early = wide - 0.040 * block
@@ -422,11 +431,11 @@ def _scar(heart: Heart, electro: Electro) -> tuple[list[Bump], F64]:
     """The early forces an infarct takes away, and its T wave (3,), which points away from it."""
     scale, size = min(electro.qrs_ms / 1000, 0.11), electro.infarct
     if heart.infarct == "anterior":
-        return [_bump(-0.14 * scale, 0.14 * scale, 0.85 * size, (-0.35, 0.05, 0.95))], 0.20 * size * np.array([-0.2, 0.0, 0.95])
+        return [_bump(-0.14 * scale, 0.15 * scale, 0.95 * size, (-0.40, 0.05, 0.95))], 0.42 * size * np.array([-0.35, 0.0, 0.95])
     if heart.infarct == "inferior":
-        return [_bump(-0.20 * scale, 0.13 * scale, 0.70 * size, (0.15, -0.95, -0.1))], 0.18 * size * np.array([0.1, -0.95, 0.0])
+        return [_bump(-0.19 * scale, 0.15 * scale, 0.95 * size, (0.15, -0.95, -0.1))], 0.32 * size * np.array([0.1, -0.95, 0.0])
     if heart.infarct == "lateral":
-        return [_bump(-0.22 * scale, 0.12 * scale, 0.65 * size, (-0.95, 0.1, -0.3))], 0.18 * size * np.array([-0.95, 0.0, -0.1])
+        return [_bump(-0.20 * scale, 0.15 * scale, 0.85 * size, (-0.95, 0.1, -0.3))], 0.32 * size * np.array([-0.95, 0.0, -0.1])
     return [], np.zeros(3)
 
 
@@ -455,7 +464,7 @@ def _t_vector(electro: Electro) -> F64:
     return np.asarray(electro.t_amplitude_mv * vector / np.linalg.norm(vector))
 
 
-def _fibrillation(electro: Electro, length: int, fs_hz: int, rng: np.random.Generator) -> F64:
+def _fibrillation(electro: Electro, length: int, fs_hz: int, rng: np.random.Generator) -> F32:
     """(3, L) fibrillatory waves: a sawtooth whose rate and size wander, largest in V1. Source: Stridh and Sornmo 2001."""
     t = np.arange(length) / fs_hz
     first, second, third, fourth = 2 * math.pi * rng.random(4)
@@ -463,6 +472,5 @@ def _fibrillation(electro: Electro, length: int, fs_hz: int, rng: np.random.Gene
     size = 1 + 0.35 * np.sin(2 * math.pi * 0.31 * t + third)
     wave = np.sin(phase) + 0.45 * np.sin(2 * phase + 0.6) + 0.2 * np.sin(3 * phase + 1.2)
     other = np.sin(0.83 * phase + fourth)
-    return np.asarray(
-        electro.fibrillation_mv * size * (np.array([[0.1], [0.5], [-0.9]]) * wave + np.array([[0.3], [-0.2], [0.2]]) * other)
-    )
+    here, there = np.array([[0.1], [0.5], [-0.9]]), np.array([[0.3], [-0.2], [0.2]])
+    return np.asarray(electro.fibrillation_mv * size * (here * wave + there * other), dtype=np.float32)

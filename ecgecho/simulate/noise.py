@@ -1,8 +1,8 @@
 """What electrodes and amplifier add to the heart's voltage: a low floor everywhere, and artefacts at recorded places.
 
-Noise arises at an electrode and reaches every lead that uses it, so Einthoven's and Goldberger's identities hold with it. One thing
-breaks them: an electrode that is off makes the amplifier hold a constant in the two bipolar leads of that electrode and in its
-augmented lead (or in its one precordial lead), while the other leads go on as if it were there.
+Noise arises at an electrode and reaches every lead that uses it, so Einthoven's and Goldberger's identities hold with it. One
+thing breaks them: an electrode that is off makes the amplifier hold a constant in the two bipolar leads of that electrode and in
+its augmented lead (or in its one precordial lead), while the other leads go on as if it were there.
 """
 
 from __future__ import annotations
@@ -31,8 +31,12 @@ RATES: dict[Kind, float] = {
 """Artefacts expected in 10 s. Invalid: 1.3 % of MIMIC-IV-ECG's records have NaN samples; the others are ours."""
 
 ELECTRODES = ("RA", "LA", "LL", "V1", "V2", "V3", "V4", "V5", "V6")
-SEEN = {"RA": ("I", "II", "aVR", "aVF", "aVL"), "LA": ("I", "III", "aVR", "aVF", "aVL"), "LL": ("II", "III", "aVR", "aVF", "aVL")}
-"""Leads that carry at least half of an electrode's noise; through Wilson's terminal V1-V6 carry a third of it, which is not listed."""
+SEEN = {
+    "RA": ("I", "II", "aVR", "aVF", "aVL"),
+    "LA": ("I", "III", "aVR", "aVF", "aVL"),
+    "LL": ("II", "III", "aVR", "aVF", "aVL"),
+}
+"""Leads that carry at least half of an electrode's noise. V1-V6 carry a third through Wilson's terminal, which is not listed."""
 HELD = {
     "RA": ("I", "II", "aVR"),
     "LA": ("I", "III", "aVL"),
@@ -106,7 +110,7 @@ def listed(events: tuple[Event, ...]) -> tuple[Artefact, ...]:
 
 
 def electrode_noise(events: tuple[Event, ...], beats: Beats, rng: np.random.Generator, fs_hz: int, frank: bool) -> F32:
-    """(9, L) at `ELECTRODES`, or (3, L) at `FRANK`: the floor (wander with breathing, mains, muscle, amplifier) and the events, mV."""
+    """(9, L) at `ELECTRODES`, or (3, L) at `FRANK`, mV: the events on a floor of wander with breathing, mains and muscle."""
     names = FRANK if frank else ELECTRODES
     length = round(beats.duration_s * fs_hz)
     t = np.arange(length) / fs_hz
@@ -117,7 +121,7 @@ def electrode_noise(events: tuple[Event, ...], beats: Beats, rng: np.random.Gene
         [amplitude * rng.normal(size=(len(names), 3)), 0.003 * rng.exponential(size=(len(names), 1))], axis=1
     )
     total = weights.astype(np.float32) @ np.concatenate([slow, mains[None]]).astype(np.float32)
-    level = 0.007 * math.exp(0.4 * rng.normal())
+    level = 0.0055 * math.exp(0.35 * rng.normal())
     total += np.float32(level) * _rough(rng, (len(names), length))
     for event in events:
         if event.kind in ("lead_off", "invalid"):
@@ -154,6 +158,6 @@ def _wave(kind: Kind, length: int, fs_hz: int, rng: np.random.Generator) -> F64:
 
 
 def _rough(rng: np.random.Generator, shape: tuple[int, int]) -> F32:
-    """Noise of unit variance with less above a quarter of the sampling rate."""
-    white = rng.standard_normal((shape[0], shape[1] + 2), dtype=np.float32)
-    return np.asarray((white[:, :-2] + white[:, 1:-1] + white[:, 2:]) / np.float32(math.sqrt(3)), dtype=np.float32)
+    """Noise of unit variance, half as strong at a third of the sampling rate."""
+    white = rng.standard_normal((shape[0], shape[1] + 1), dtype=np.float32)
+    return np.asarray((white[:, :-1] + white[:, 1:]) * np.float32(math.sqrt(0.5)), dtype=np.float32)

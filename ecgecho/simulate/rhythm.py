@@ -1,8 +1,8 @@
 """When a heart beats during a recording, and what kind of beat each one is.
 
 Sinus beats follow breathing, a slow wave of about 0.1 Hz and a drift over minutes; atrial fibrillation has no pattern but its
-mean; a pacemaker keeps its rate. Ectopic beats come early: a ventricular one leaves the sinus node alone, so that the next beat is
-on time (compensatory pause), an atrial one resets it.
+mean; a pacemaker keeps its rate. Ectopic beats come early: a ventricular one leaves the sinus node alone, so that the next beat
+is on time (compensatory pause), an atrial one resets it.
 
 Source of the spectrum: Task Force of the ESC and NASPE, heart rate variability, 1996 (respiratory, 0.1 Hz and very slow parts).
 """
