@@ -1,5 +1,6 @@
 """The cache jobs, end to end on small files: kills, repairs, refusals, and equal rows whatever the way."""
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from command_line import ecgecho, must
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jobs import echo_job
 
 import embed_cache
 from ecgecho.cache import moments
@@ -75,7 +77,7 @@ def index_of(store: Path) -> dict:
 
 def test_killed_at_any_part_and_run_again_equals_no_kill(catalog, teachers, tmp_path):
     words = ("cache-echo", catalog, "--teacher", teachers / "slow.py", "--part-rows", 1, "--workers", 1)
-    must(*words, "--out", tmp_path / "calm.zarr")
+    echo_job(catalog, tmp_path / "calm.zarr", teacher=teachers / "slow.py", part_rows=1)
     killed = tmp_path / "killed.zarr"
     for wanted in (1, 4, 8):
         job = start(*words, "--out", killed)
@@ -162,14 +164,14 @@ def test_a_repaired_file_heals_its_row_and_no_other(cines, tmp_path):
 
 
 def test_workers_and_parts_do_not_change_what_a_row_says(catalog, tmp_path):
-    must("cache-echo", catalog, "--out", tmp_path / "one.zarr", "--workers", 1)
-    must("cache-echo", catalog, "--out", tmp_path / "two.zarr", "--workers", 2)
-    must("cache-echo", catalog, "--out", tmp_path / "parts.zarr", "--part-rows", 2)
-    one, two, parts = (embed_cache.open(tmp_path / f"{name}.zarr") for name in ("one", "two", "parts"))
-    assert one.content_hash() == two.content_hash()
-    ids = one.index["id"].to_pylist()
+    echo_job(catalog, tmp_path / "none.zarr")
+    echo_job(catalog, tmp_path / "two.zarr", workers=2)
+    echo_job(catalog, tmp_path / "parts.zarr", part_rows=2)
+    none, two, parts = (embed_cache.open(tmp_path / f"{name}.zarr") for name in ("none", "two", "parts"))
+    assert none.content_hash() == two.content_hash()
+    ids = none.index["id"].to_pylist()
     np.testing.assert_allclose(
-        one.read("moments", one.rows(ids)).astype(float), parts.read("moments", parts.rows(ids)).astype(float), atol=2e-3
+        none.read("moments", none.rows(ids)).astype(float), parts.read("moments", parts.rows(ids)).astype(float), atol=2e-3
     )
 
 
@@ -197,27 +199,23 @@ def test_an_ecg_store_keeps_millivolts(cohort):
     np.testing.assert_allclose(ours, theirs.p_signal[:, order], atol=1.3e-4)  # half a step of int16 at 8 mV
 
 
-def test_a_full_disk_is_told_and_the_work_is_kept(catalog, tmp_path):
+def test_a_full_disk_is_told_and_the_work_is_kept(catalog, tmp_path, monkeypatch):
     """From the third commit on, every fsync meets ENOSPC."""
-    code = f"""
-import errno, os, sys
-from pathlib import Path
-real = os.fsync
-def full(fd):
-    if len(list(Path({str(tmp_path)!r}).rglob("log/*.json"))) >= 3:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return real(fd)
-os.fsync = full
-sys.argv = ["ecgecho", "cache-echo", {str(catalog)!r}, "--part-rows=1", "--workers=1", "--out", {str(tmp_path / "e.zarr")!r}]
-from ecgecho.cli import main
-main()
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    real = os.fsync
+
+    def full(handle):
+        if commits(tmp_path) >= 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(handle)
+
+    words = ("cache-echo", catalog, "--part-rows", 1, "--workers", 1, "--out", tmp_path / "e.zarr")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        done = ecgecho(*words)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "No space left" in done.stderr
-    kept = commits(tmp_path / "e.zarr")
-    assert kept == 3
-    assert f"computed now {12 - kept}," in must("cache-echo", catalog, "--out", tmp_path / "e.zarr", "--part-rows", 1)
+    assert commits(tmp_path / "e.zarr") == 3
+    assert "computed now 9," in must(*words)
 
 
 def test_reports_hold_no_path(cohort):

@@ -25,8 +25,8 @@ CASES = {
     "a version": (0, "--version"),
     "nothing": (2, ""),
     "a whole store": (0, "store verify {echo}"),
-    "a done store": (0, "cache-ecg {catalog} --contract echoing_ecg --out {ecg}"),
-    "some files junk": (3, "cache-echo {junk} --out {tmp}/e.zarr --device cpu"),
+    "a done catalog": (0, "index mimic-iv {root} --out {catalog}"),
+    "some files junk": (3, "cache-echo {junk} --out {tmp}/e.zarr --workers 1"),
     "a refusal": (1, "store verify {tmp}/nowhere"),
     "a wrong option": (2, "cache-echo {catalog} --out {tmp}/e.zarr --prat-rows 4"),
 }
@@ -38,7 +38,7 @@ def test_a_command_run_here_tells_and_ends_as_in_a_process_of_its_own(name, coho
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk/a.dcm").write_text("this is no DICOM file\n" * 20)
     shutil.copy(next(cohort.root.glob("**/*.dcm")), tmp_path / "junk/c.dcm")
-    places = {"tmp": tmp_path, "junk": tmp_path / "junk", "catalog": cohort.catalog, "echo": cohort.echo, "ecg": cohort.ecg}
+    places = {"tmp": tmp_path, "junk": tmp_path / "junk", "catalog": cohort.catalog, "echo": cohort.echo, "root": cohort.root}
     here, there = (run(*words.format(**places).split()) for run in (ecgecho, lambda *w: again(tmp_path, *w)))
     assert here.returncode == there.returncode == status, here.stderr + there.stderr
     assert without_figures(here.stdout) == without_figures(there.stdout)
