@@ -126,22 +126,47 @@ def simulate(
     subjects: Annotated[int, typer.Option(min=4, help="How many people.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="Below 1,000,000; larger ones trained what is shipped.")] = 7,
     echo_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of subjects with cines.")] = 0.25,
+    resolution: Annotated[str, typer.Option(metavar="ROWSxCOLUMNS", help="Size of a picture.")] = "300x400",
+    frames: Annotated[int, typer.Option(min=0, help="Of a cine; 0: as many as machines record.")] = 0,
+    views: Annotated[str, typer.Option(metavar="A,B,...", help="Echo views of a study (default: all six).")] = "",
+    difficulty: Annotated[float, typer.Option(min=0.0, max=1.0, help="0: an ECG tells nearly all of a heart; 1: little.")] = 0.5,
+    years: Annotated[float, typer.Option(min=0.0, max=20.0, help="Time that a subject's events spread over.")] = 3.0,
+    layout: Annotated[str, typer.Option(help="Whose folders and tables to imitate.")] = "mimic-iv",
+    tables_only: Annotated[bool, typer.Option("--tables-only", help="Tables and truth, no waveforms or pictures.")] = False,
     enrich: Annotated[bool, typer.Option(help="Raise the shares of LVEF < 40 % and severe hypertrophy.")] = False,
     ecgs_per_subject: Annotated[int, typer.Option(min=1, help="At most so many ECGs of a subject.")] = 3,
     workers: Workers = None,
 ) -> None:
-    """Make a simulated cohort: ECGs, echo cines, reports and measurements in the folders of MIMIC-IV."""
+    """Make a simulated cohort: ECGs, echo cines, notes and measurements in the folders of a dataset."""
+    from ecgecho.simulate import VIEWS, layouts
     from ecgecho.simulate import simulate as run
 
+    module = layouts.load(layout)
     with _Bar("simulate", "subjects") as bar:
         counts = run(
-            out, subjects=subjects, seed=seed, echo_share=echo_share, enrich=enrich, ecgs_per_subject=ecgs_per_subject,
-            workers=_cores(workers), progress=bar,
-        )  # fmt: skip
+            out,
+            subjects=subjects,
+            seed=seed,
+            echo_share=echo_share,
+            enrich=enrich,
+            frames=frames,
+            size=_resolution(resolution),
+            views=tuple(view.strip() for view in views.split(",")) if views.strip() else VIEWS,
+            ecgs_per_subject=ecgs_per_subject,
+            years=years,
+            difficulty=difficulty,
+            layout=layout,
+            tables_only=tables_only,
+            workers=_cores(workers),
+            progress=bar,
+        )
     if not counts["files_written"]:
         print(f"{out} is done: the cohort of {counts['subjects']} subjects is complete.")
         return
-    _close("simulate", out, counts, 0, bar.seconds, f"ecgecho index mimic-iv {_q(out)} --out {_q(out / 'catalog')}")
+    following = module.READ_BY.format(root=_q(out), beside=_q(out / "catalog"), ecg=_q(out / "ecg.zarr"))
+    if tables_only:
+        print("no waveforms or pictures; the same command without --tables-only adds them.")
+    _close("simulate", out, counts, 0, bar.seconds, following)
 
 
 @app.command()
@@ -452,6 +477,13 @@ def _close(
     print(f"{command}: {seconds:.1f} s, peak memory {memory_mb:.0f} MB, in {out}")
     if following:
         print(f"next: {following}")
+
+
+def _resolution(word: str) -> tuple[int, int]:
+    rows, _, columns = word.lower().replace("*", "x").partition("x")
+    if not (rows.strip().isdigit() and columns.strip().isdigit()):
+        raise _usage(f"--resolution is {word!r}; give rows x columns, such as 300x400 or 708x1016.")
+    return int(rows), int(columns)
 
 
 def _check_device(device: str) -> None:

@@ -11,6 +11,7 @@ from command_line import must
 from filelock import FileLock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+CLIPS = ("--views", "a4c,plax", "--frames", 24)  # as few pictures as the laws need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ def cohort(tmp_path_factory) -> Cohort:
     made = Cohort(root=root, catalog=root / "catalog", run=root / "run", **places)
     with FileLock(str(base / "shared_cohort.lock")):
         if not (root / "complete").exists():
-            must("simulate", root, "--subjects", 60, "--seed", 7, "--echo-share", 0.3, "--enrich")
+            must("simulate", root, "--subjects", 60, "--seed", 7, "--echo-share", 0.3, "--enrich", *CLIPS)
             must("index", "mimic-iv", root, "--out", made.catalog)
             must("cache-echo", made.catalog, "--teacher", "demo", "--out", made.echo)
             must("cache-ecg", made.catalog, "--contract", "echoing_ecg", "--out", made.ecg)

@@ -71,7 +71,7 @@ def main() -> int:
     )
 
     command("simulate", cohort, "--subjects", size.subjects, "--seed", 11, "--echo-share", size.echo_share,
-            "--ecgs-per-subject", 2, "--enrich")  # fmt: skip
+            "--ecgs-per-subject", 2, "--enrich", "--views", "a4c,plax", "--frames", 24)  # fmt: skip
     command("index", "mimic-iv", cohort, "--out", catalog)
     echo_s = command("cache-echo", catalog, "--teacher", "demo", "--out", echo)
     ecg_s = command("cache-ecg", catalog, "--contract", "echoing_ecg", "--out", ecg)

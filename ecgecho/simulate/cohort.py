@@ -1,99 +1,49 @@
-"""The cohort on disk: folders, names, columns and quirks of MIMIC-IV-ECG 1.0 and MIMIC-IV-ECHO 1.0, contents simulated.
+"""The job that writes a cohort: claimed by its plan, done by any number of workers, resumed by the same call.
 
-A subject is a pure function of (seed, its number), so any number of workers writes the same bytes, and a rerun writes only the
-files that are missing. Tables come last.
-
-Source of columns and quirks: the dataset cards of MIMIC-IV-ECG, MIMIC-IV-ECHO and MIMIC-IV (hosp).
+A person is a pure function of (seed, number), so any number of workers writes the same bytes. Files that exist are kept. Rows go
+to the tables as the persons come in order, under a temporary name until all are there, so memory does not grow with the cohort.
 """
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import errno
+import fcntl
 import json
-import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-import cv2
-import numpy as np
+import pyarrow as pa
 
-from ecgecho.simulate import text, write
-from ecgecho.simulate.ecg import DURATION_S, FS_HZ, LEADS, Beats, Electro, draw_beats, draw_electro, record
-from ecgecho.simulate.echo import VIEWS, draw, shoot
-from ecgecho.simulate.heart import Heart, draw_heart, stream
+from ecgecho.io.workers import ItemFailure, run_bounded
+from ecgecho.simulate import layouts, write
+from ecgecho.simulate.echo import VIEWS
+from ecgecho.simulate.layouts import Job, Plan
 from ecgecho.types import Json, UsageError, UserError
 
 USER_SEEDS = 1_000_000
 """Seeds below are the users'; what ships with the package is trained on seeds from here on."""
-VERSION = 1
+VERSION = 2
 """Raised whenever the same seed would give other bytes."""
+CLAIM = "simulated.json"
 
-_DAT_BYTES = 2 * len(LEADS) * DURATION_S * FS_HZ
+_CHUNK = {False: 4, True: 64}  # subjects of one task, with pictures and without; row groups end between chunks
 _SUBJECTS_PER_WORKER = 24  # fewer are done before a second process has started
-
-RECORD_LIST = ("subject_id", "study_id", "file_name", "ecg_time", "path")
-MACHINE = (
-    ("subject_id", "study_id", "cart_id", "ecg_time")
-    + tuple(f"report_{i}" for i in range(18))
-    + (
-        "bandwidth",
-        "filtering",
-        "rr_interval",
-        "p_onset",
-        "p_end",
-        "qrs_onset",
-        "qrs_end",
-        "t_end",
-        "p_axis",
-        "qrs_axis",
-        "t_axis",
-    )
-)
-ECHO_RECORDS = ("subject_id", "study_id", "acquisition_datetime", "dicom_filepath")
-ECHO_STUDIES = (
-    "subject_id", "study_id", "study_datetime", "note_id", "note_seq", "note_charttime", "measurement_id", "measurement_datetime",
-)  # fmt: skip
-MEASUREMENTS = (
-    "subject_id", "measurement_id", "measurement_datetime", "test_type", "measurement", "measurement_description",
-    "result", "unit",
-)  # fmt: skip
-PATIENTS = ("subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod")
-
-Row = list[object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """All that decides the bytes of a cohort."""
-
-    subjects: int
-    seed: int
-    echo_share: float
-    enrich: bool
-    frames: int
-    size: tuple[int, int]
-    ecgs_per_subject: int
-    version: int = VERSION
+_TIMEOUT_S = 7200.0
 
 
 @dataclass(slots=True)
-class Rows:
-    """What one subject adds to the tables."""
+class _Part:
+    """What a chunk of subjects adds, ready to be written."""
 
-    ecgs: list[Row] = field(default_factory=list)
-    machine: list[Row] = field(default_factory=list)
-    clips: list[Row] = field(default_factory=list)
-    studies: list[Row] = field(default_factory=list)
-    measurements: list[Row] = field(default_factory=list)
-    patient: Row = field(default_factory=list)
-    truth: list[dict[str, object]] = field(default_factory=list)
-    files_written: int = 0
+    subjects: int
+    tables: dict[str, bytes]
+    truth: pa.Table
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -105,19 +55,27 @@ def simulate(
     echo_share: float = 0.25,
     workers: int = 0,
     enrich: bool = False,
-    frames: int = 24,
+    frames: int = 0,
     size: tuple[int, int] = (300, 400),
+    views: tuple[str, ...] = VIEWS,
     ecgs_per_subject: int = 3,
+    years: float = 3.0,
+    difficulty: float = 0.5,
+    layout: str = "mimic-iv",
+    tables_only: bool = False,
     progress: Callable[[int, int], object] | None = None,
     shipped_training: bool = False,
 ) -> dict[str, int]:
     """Write a cohort to `out` and return its counts; the same call again completes it, or finds it complete.
 
-    Every subject has 1 to `ecgs_per_subject` ECGs with a report and one visit with structured measurements; a share
-    `echo_share`, at least two subjects, has two cines (apical four-chamber and parasternal long axis) of that visit.
-    `enrich` raises LVEF < 40 % and walls of 16 mm or more, each, from about 7 % and 4 % of subjects to about 15 %; the
-    counts `lvef_lt_40` and `wall_ge_16` tell what was drawn. `workers` = 0 takes as many as there are cores.
+    A person has 1 to `ecgs_per_subject` ECGs, 1 to 3 echo visits over `years` and some admissions; a share `echo_share`, at least
+    two people unless it is 0, has cines of those visits: one of each of `views` and now and then a still or a Doppler file.
+    `frames` = 0 draws as many frames as machines record. `enrich` raises LVEF < 40 % and walls of 16 mm or more, each, from about
+    7 % and 4 % of subjects to about 15 %; the counts `lvef_lt_40` and `wall_ge_16` tell what was drawn. `difficulty` from 0 to 1
+    hides the heart. `tables_only` writes tables and truth alone; without it the same call adds the files. `workers` = 0 takes as
+    many as there are cores.
     """
+    chosen = layouts.load(layout)
     plan = Plan(
         subjects=subjects,
         seed=seed,
@@ -125,26 +83,28 @@ def simulate(
         enrich=enrich,
         frames=frames,
         size=(int(size[0]), int(size[1])),
+        views=tuple(views),
         ecgs_per_subject=ecgs_per_subject,
+        years=float(years),
+        difficulty=float(difficulty),
+        layout=chosen.NAME,
+        version=VERSION,
     )
     _check(plan, shipped_training=shipped_training)
-    _claim(out, plan)
-    tasks = [(out, plan, index) for index in range(plan.subjects)]
-    rows = []
-    for row in _run(tasks, workers):
-        rows.append(row)
-        if progress is not None:
-            progress(len(rows), len(tasks))
-    _write_tables(out, rows)
-    counts: Counter[str] = Counter(
-        subjects=len(rows),
-        ecgs=sum(len(r.ecgs) for r in rows),
-        studies=sum(len(r.studies) for r in rows),
-        clips=sum(len(r.clips) for r in rows),
-        files_written=sum(r.files_written for r in rows),
-    )
-    for r in rows:
-        counts.update(r.counts)
+    with _claim(out, plan):
+        job = Job(out=out, plan=plan, tables_only=tables_only)
+        counts: Counter[str] = Counter(subjects=0, ecgs=0, studies=0, clips=0, files_written=0)
+        with write.Tables(out, chosen.TABLES) as tables:
+            for part in _run(job, workers):
+                for name, content in part.tables.items():
+                    tables.add(name, content)
+                tables.add_truth(part.truth)
+                counts.update(part.counts)
+                counts["subjects"] += part.subjects
+                if progress is not None:
+                    progress(counts["subjects"], plan.subjects)
+            counts["files_written"] += chosen.finish(job)
+            counts["files_written"] += tables.keep()
     return dict(counts)
 
 
@@ -158,258 +118,110 @@ def _check(plan: Plan, *, shipped_training: bool) -> None:
         raise UsageError(f"--subjects is {plan.subjects}; choose from 2 to 1,000,000.")
     if not 0 <= plan.echo_share <= 1:
         raise UsageError(f"--echo-share is {plan.echo_share}; it is a fraction, from 0 to 1.")
-    if not 2 <= plan.frames <= 200 or not all(64 <= side <= 2048 for side in plan.size):
-        raise UsageError(
-            f"{plan.frames} frames of {plan.size[0]} x {plan.size[1]} cannot be drawn; "
-            "choose 2 to 200 frames with sides from 64 to 2048."
-        )
+    if plan.frames == 1 or not 0 <= plan.frames <= 200:
+        raise UsageError(f"--frames is {plan.frames}; choose from 2 to 200, or 0 for as many as machines record.")
+    if not all(64 <= side <= 2048 for side in plan.size):
+        raise UsageError(f"--resolution is {plan.size[0]}x{plan.size[1]}; rows and columns are from 64 to 2048.")
     if not 1 <= plan.ecgs_per_subject <= 9:
-        raise UsageError(f"ecgs_per_subject is {plan.ecgs_per_subject}; choose from 1 to 9.")
+        raise UsageError(f"--ecgs-per-subject is {plan.ecgs_per_subject}; choose from 1 to 9.")
+    if not 0 <= plan.years <= 20:
+        raise UsageError(f"--years is {plan.years:g}; choose from 0 to 20.")
+    if not 0 <= plan.difficulty <= 1:
+        raise UsageError(f"--difficulty is {plan.difficulty:g}; choose from 0 (easy) to 1 (hard).")
+    for view in plan.views:
+        if view not in VIEWS:
+            close = difflib.get_close_matches(view.lower(), VIEWS, n=1, cutoff=0.4)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise UsageError(f"there is no view {view!r}.{hint} There is: {', '.join(VIEWS)}.")
+    if not plan.views or len(set(plan.views)) < len(plan.views):
+        raise UsageError(f"--views must name at least one view, each once; there is: {', '.join(VIEWS)}.")
 
 
-def _claim(out: Path, plan: Plan) -> None:
-    """Refuse a folder that holds another cohort; else leave the plan in it."""
-    path = out / "simulated.json"
+@contextlib.contextmanager
+def _claim(out: Path, plan: Plan) -> Iterator[None]:
+    """Refuse a folder that holds something else; else leave the plan in it, and keep others out until the job ends."""
+    path = out / CLAIM
     wanted: Json = json.loads(json.dumps({"what": "simulated cohort: no real person is in it", **asdict(plan)}))
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file. Choose a new folder.")
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        other = [f"{key} {found.get(key)!r} there, {value!r} asked" for key, value in wanted.items() if found.get(key) != value]
-        if other:
-            raise UserError(
-                f"{out} holds another simulated cohort ({'; '.join(other)}). Choose another folder, or ask for that one."
-            )
-    elif out.is_dir() and any(out.iterdir()):
+        _compare(out, path, wanted)
+    elif out.is_dir() and any(entry.name != f".{CLAIM}.tmp" for entry in out.iterdir()):
         raise UserError(f"{out} is not empty and holds no simulated cohort. Choose a new folder.")
     else:
         write.atomic(path, (json.dumps(wanted, indent=1) + "\n").encode())
+    with path.open("rb") as file:
+        _lock(file, out)
+        yield
 
 
-def _run(tasks: list[tuple[Path, Plan, int]], workers: int) -> Iterator[Rows]:
-    workers = min(workers or len(os.sched_getaffinity(0)), max(len(tasks) // _SUBJECTS_PER_WORKER, 1))
-    if workers <= 1:
-        yield from map(_subject, tasks)
-        return
-    # Not multiprocessing.Pool: it starts a worker that died (out of memory, no room) anew for ever, and the job hangs.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        yield from pool.map(_subject, tasks, chunksize=4)
-
-
-def _subject(task: tuple[Path, Plan, int]) -> Rows:
-    """One subject: its missing files, and its rows."""
-    out, plan, index = task
-    rng = stream(plan.seed, index, "measurement")
-    year = 2110 + int(rng.integers(0, 90))
-    who = _Subject(
-        out=out,
-        plan=plan,
-        index=index,
-        heart=draw_heart(stream(plan.seed, index, "heart"), enrich=plan.enrich),
-        visit=datetime(year, 1, 1) + timedelta(minutes=int(rng.integers(0, 525_000))),
-        start=_start(plan),
-    )
-    rows = Rows(patient=[who.subject_id, who.heart.sex, who.heart.age, year, "2017 - 2019", ""])
-    rows.counts.update(lvef_lt_40=int(who.heart.lvef < 40), wall_ge_16=int(who.heart.wall_mm >= 16))
-    rows.truth.append(who.truth("subject"))
-    _measurements(rows, who, rng)
-    _ecgs(rows, who)
-    if index in _with_echo(plan):
-        _clips(rows, who)
-    return rows
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Subject:
-    """One subject and its fake identifiers, in the ranges the real tables use."""
-
-    out: Path
-    plan: Plan
-    index: int
-    heart: Heart
-    visit: datetime
-    start: int
-
-    @property
-    def subject_id(self) -> int:
-        return 10_000_000 + self.start + 7 * self.index
-
-    @property
-    def study_id(self) -> int:
-        return 90_000_000 + self.start + self.index
-
-    @property
-    def measurement_id(self) -> int:
-        return 50_000_000 + self.start + self.index
-
-    def ecg_id(self, item: int) -> int:
-        return 40_000_000 + self.start % 900_000 + 9 * self.index + item
-
-    def truth(self, kind: str) -> dict[str, object]:
-        heart = self.heart
-        return {
-            "kind": kind,
-            "subject_id": str(self.subject_id),
-            "lvef": heart.lvef,
-            "edv_ml": heart.edv_ml,
-            "esv_ml": round(heart.esv_ml, 2),
-            "wall_mm": heart.wall_mm,
-            "hr_bpm": heart.hr_bpm,
-            "rhythm": heart.rhythm,
-            "conduction": heart.conduction,
-            "infarct": heart.infarct,
-        }
-
-
-@lru_cache(maxsize=4)
-def _start(plan: Plan) -> int:
-    """Where this seed's identifiers start."""
-    return int(stream(plan.seed, 0, "heart", 255).integers(0, 9_000_000 - 7 * plan.subjects))
-
-
-@lru_cache(maxsize=4)
-def _with_echo(plan: Plan) -> frozenset[int]:
-    """The subjects that have cines."""
-    if plan.echo_share == 0:
-        return frozenset()
-    number = min(max(round(plan.echo_share * plan.subjects), 2), plan.subjects)
-    order = stream(plan.seed, 0, "echo", 255).permutation(plan.subjects)
-    return frozenset(order[:number].tolist())
-
-
-def _ecgs(rows: Rows, who: _Subject) -> None:
-    plan, heart = who.plan, who.heart
-    rng = stream(plan.seed, who.index, "text")
-    electro = draw_electro(heart, rng)
-    most = plan.ecgs_per_subject
-    number = most if most == 1 or rng.random() < 0.8 else int(rng.integers(1, most))
-    for item in range(number):
-        time = who.visit + timedelta(seconds=round(86_400 * float(rng.normal(0, 0.4 if item == 0 else 8.0))))
-        ecg_id = who.ecg_id(item)
-        relative = f"files/p{str(who.subject_id)[:4]}/p{who.subject_id}/s{ecg_id}"
-        folder = who.out / "mimic-iv-ecg" / relative
-        signal_rng = stream(plan.seed, who.index, "ecg", item)
-        beats = draw_beats(heart, signal_rng)
-        if not (_complete(folder / f"{ecg_id}.dat", size=_DAT_BYTES) and _complete(folder / f"{ecg_id}.hea")):
-            write.ecg(folder, str(ecg_id), record(heart, electro, beats, signal_rng), subject_id=who.subject_id, time=time)
-            rows.files_written += 1
-        rows.ecgs.append([who.subject_id, ecg_id, ecg_id, f"{time:%Y-%m-%d %H:%M:%S}", f"{relative}/{ecg_id}"])
-        lines = text.machine_lines(heart, electro, beats.hr_bpm, rng)
-        if len(lines) > 1 and rng.random() < 0.06:
-            lines = [lines[1], lines[0], *lines[2:]]  # the first line is not always the rhythm
-        rows.machine.append(
-            [
-                who.subject_id,
-                ecg_id,
-                6_800_000 + int(rng.integers(0, 400)),
-                f"{time:%Y-%m-%d %H:%M:%S}",
-                *lines,
-                *[""] * (18 - len(lines)),
-                "0.005-150 Hz",
-                "60 Hz notch Baseline filter",
-                *_intervals(heart, electro, beats, rng),
-            ]
-        )
-        rows.truth.append(
-            who.truth("ecg")
-            | {
-                "ecg_id": str(ecg_id),
-                "path": f"mimic-iv-ecg/{relative}/{ecg_id}",
-                "hr_bpm": round(beats.hr_bpm, 1),
-                "r_times_s": beats.inside_s.round(4).tolist(),
-            }
-        )
-
-
-def _intervals(heart: Heart, electro: Electro, beats: Beats, rng: np.random.Generator) -> Row:
-    """rr_interval to t_axis of machine_measurements.csv, sentinels where nothing was measured."""
-    onset = 40 + round(electro.pr_ms)
-    rr_ms = round(60_000 / beats.hr_bpm)
-    p_known = electro.pr_ms > 0 and rng.random() > 0.02
-    t_axis = round(electro.axis_deg - electro.t_turn_deg * 0.5)
-    return [
-        65535 if rng.random() < 0.01 else rr_ms,
-        40 if p_known else 29999,
-        150 if p_known else 29999,
-        onset,
-        onset + round(electro.qrs_ms),
-        onset + round(electro.qtc_ms * (rr_ms / 1000) ** 0.5) if rng.random() > 0.01 else 29999,
-        round(50 + 15 * rng.normal()) if p_known else 32767,
-        round(electro.axis_deg),
-        t_axis if heart.rhythm != "af" or rng.random() > 0.05 else -32768,
-    ]
-
-
-def _measurements(rows: Rows, who: _Subject, rng: np.random.Generator) -> None:
-    """Rows of one visit. Walls come in cm or mm by visit (`unit` says so, but for the few where it is blank)."""
-    heart = who.heart
-    lvef, biplane = (round(heart.lvef + float(np.clip(0.5 * rng.normal(), -1, 1))) for _ in range(2))
-    named = rng.random()
-    found = []
-    if named > 0.05:
-        found.append(("lvef", "Left ventricular ejection fraction", f"{lvef}%" if rng.random() < 0.02 else str(lvef), "%"))
-    if named <= 0.05 or named > 0.7:
-        found.append(("biplane_lvef", "Left ventricular ejection fraction, biplane", str(biplane), "%"))
-    unit = "mm" if rng.random() < 0.3 else "cm"
-    shown = unit if rng.random() > 0.03 else ""
-    for name, title, value in (
-        ("septal_thickness", "Septal wall thickness", heart.septal_mm),
-        ("inf_lat_thickness", "Inferolateral wall thickness", heart.posterior_mm),
-    ):
-        if rng.random() > 0.03:
-            found.append((name, title, str(round(value)) if unit == "mm" else f"{round(value) / 10:.1f}", shown))
-    diameter = 4.75 * (heart.edv_ml / 120) ** (1 / 3) + 0.15 * rng.normal()
-    found.append(("lvedd", "Left ventricular end-diastolic dimension", f"{diameter:.1f}", "cm"))
-    found.append(("resting_hr", "Resting heart rate", str(round(heart.hr_bpm)), "bpm"))
-    rows.measurements += [[who.subject_id, who.measurement_id, f"{who.visit:%Y-%m-%d %H:%M:%S}", "tte", *row] for row in found]
-
-
-def _clips(rows: Rows, who: _Subject) -> None:
-    plan, visit = who.plan, f"{who.visit:%Y-%m-%d %H:%M:%S}"
-    relative = f"files/p{str(who.subject_id)[:2]}/p{who.subject_id}/s{who.study_id}"
-    rows.studies.append([who.subject_id, who.study_id, visit, "", "", "", who.measurement_id, visit])
-    for item, view in enumerate(VIEWS, start=1):
-        clip_id = f"{who.study_id}_{item:04d}"
-        time = who.visit + timedelta(seconds=75 * item)
-        path = who.out / "mimic-iv-echo" / relative / f"{clip_id}.dcm"
-        rng = stream(plan.seed, who.index, "echo", item)
-        shot = shoot(who.heart, view, rng, frames=plan.frames, size=plan.size)
-        if not _complete(path):
-            cine = draw(who.heart, shot, rng)
-            write.dicom(path, cine, subject_id=who.subject_id, study_id=who.study_id, instance=item, time=time)
-            rows.files_written += 1
-        rows.clips.append([who.subject_id, who.study_id, f"{time:%Y-%m-%d %H:%M:%S}", f"{relative}/{clip_id}.dcm"])
-        rows.truth.append(
-            who.truth("clip")
-            | {
-                "clip_id": clip_id,
-                "study_id": str(who.study_id),
-                "view": view,
-                "path": f"mimic-iv-echo/{relative}/{clip_id}.dcm",
-                "hr_bpm": round(shot.hr_bpm, 1),
-                "frame_time_ms": shot.frame_time_ms,
-                "r_times_s": shot.inside_s.round(4).tolist(),
-                "volume_ml": shot.volume_ml.round(2).tolist(),
-                "sector_polygon": shot.geometry.polygon().round(2).ravel().tolist(),
-            }
-        )
-
-
-def _complete(path: Path, *, size: int | None = None) -> bool:
+def _compare(out: Path, path: Path, wanted: Json) -> None:
     try:
-        found = path.stat().st_size
-    except FileNotFoundError:
-        return False
-    return found == size if size is not None else found > 0
+        found = json.loads(path.read_text(encoding="utf-8"))
+        version = found.get("version")
+    except (ValueError, AttributeError) as err:
+        raise UserError(
+            f"{path} is damaged, so what {out} holds is not known. Choose another folder, or remove this one."
+        ) from err
+    if version != wanted["version"]:
+        raise UserError(
+            f"{out} holds another simulated cohort: of version {version} of the simulator, this is {wanted['version']}, "
+            "and the same seed gives other bytes. Choose another folder."
+        )
+    other = [f"{key} {found.get(key)!r} there, {value!r} asked" for key, value in wanted.items() if found.get(key) != value]
+    if other:
+        raise UserError(f"{out} holds another simulated cohort ({'; '.join(other)}). Choose another folder, or ask for that one.")
 
 
-def _write_tables(out: Path, rows: list[Rows]) -> None:
-    def flat(parts: Iterable[list[Any]]) -> list[Any]:
-        return [row for part in parts for row in part]
+def _lock(file: IO[bytes], out: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as err:
+        if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise UserError(f"another job is writing {out}. Wait for it, or choose another folder.") from err
+        # A file system without locks: two jobs at once would still write equal bytes.
 
-    write.table(out / "mimic-iv-ecg" / "record_list.csv", RECORD_LIST, flat(r.ecgs for r in rows))
-    write.table(out / "mimic-iv-ecg" / "machine_measurements.csv", MACHINE, flat(r.machine for r in rows))
-    write.table(out / "mimic-iv-echo" / "echo-record-list.csv", ECHO_RECORDS, flat(r.clips for r in rows))
-    write.table(out / "mimic-iv-echo" / "echo-study-list.csv", ECHO_STUDIES, flat(r.studies for r in rows))
-    write.table(out / "mimic-iv-echo" / "structured-measurement.csv.gz", MEASUREMENTS, flat(r.measurements for r in rows))
-    write.table(out / "hosp" / "patients.csv.gz", PATIENTS, [r.patient for r in rows])
-    write.truth(out / "truth.parquet", flat(r.truth for r in rows))
+
+def _run(job: Job, workers: int) -> Iterator[_Part]:
+    """The parts of all chunks, in order."""
+    size = _CHUNK[job.tables_only]
+    tasks = [(job, first, min(first + size, job.plan.subjects)) for first in range(0, job.plan.subjects, size)]
+    workers = min(workers or len(os.sched_getaffinity(0)), max(job.plan.subjects // _SUBJECTS_PER_WORKER, 1))
+    if workers <= 1:
+        yield from map(_chunk, tasks)
+        return
+    early: dict[int, _Part] = {}
+    turn = 0
+    results = run_bounded(_chunk, tasks, workers=workers, timeout_s=_TIMEOUT_S, memory_bytes=0)
+    with contextlib.closing(results):  # type: ignore[type-var]
+        for position, result in results:
+            if isinstance(result, ItemFailure):
+                first, stop = tasks[position][1:]
+                raise UserError(
+                    f"subjects {first} to {stop - 1} could not be written to {job.out}: {result.message} ({result.code}). "
+                    "When that is mended, the same command goes on; finished files are kept."
+                )
+            early[position] = result.value
+            while turn in early:
+                yield early.pop(turn)
+                turn += 1
+
+
+def _chunk(task: tuple[Job, int, int]) -> _Part:
+    """Some subjects: their missing files, and their rows as they will stand in the tables."""
+    job, first, stop = task
+    layout = layouts.load(job.plan.layout)
+    rows = [layout.subject(job, job.person(index)) for index in range(first, stop)]
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts.update(row.counts)
+        counts["files_written"] += row.files_written
+    return _Part(
+        subjects=stop - first,
+        tables={
+            name: write.lines(table, (r for row in rows for r in row.tables.get(name, ())))
+            for name, table in layout.TABLES.items()
+        },
+        truth=pa.Table.from_pylist([line for row in rows for line in row.truth], schema=write.TRUTH),
+        counts=counts,
+    )

@@ -1,41 +1,67 @@
 """What a machine prints under an ECG, and what a reader writes about an echo.
 
 Machine lines follow from the electrical measurements with the misses and false alarms of criteria, so they hint at hypertrophy
-and poor function without knowing them. Echo sentences state the truth; the demo teacher learns from them.
+and poor function without knowing them. The sentences of `echo_report` state the truth; the demo teacher learns from them.
+`full_report` is a cardiologist's: sections, a reader's numbers, grades by the limits of Lang et al. 2015.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ecgecho.simulate.ecg import Electro
-from ecgecho.simulate.heart import Heart
+from ecgecho.simulate.ecg import Beats, Electro
+from ecgecho.simulate.heart import F64, GRADES, Heart
+from ecgecho.simulate.measurements import Reading
+from ecgecho.simulate.rhythm import ATRIAL, VENTRICULAR
 
-VIEW_NAMES = {"a4c": "apical four chamber view", "plax": "parasternal long axis view"}
+VIEW_NAMES = {
+    "a4c": "apical four chamber view",
+    "a2c": "apical two chamber view",
+    "a3c": "apical long axis view",
+    "plax": "parasternal long axis view",
+    "psax": "parasternal short axis view",
+    "subcostal": "subcostal view",
+}
+WALLS = {"anterior": "anterior wall and apex", "inferior": "inferior wall", "lateral": "lateral wall"}
 
 
-def machine_lines(heart: Heart, electro: Electro, hr_bpm: float, rng: np.random.Generator) -> list[str]:
+def machine_lines(heart: Heart, electro: Electro, beats: Beats, rng: np.random.Generator) -> list[str]:
     """At most 18 lines of one ECG's report, rhythm first most of the time."""
-    return _rhythm(heart, hr_bpm) + _conduction(electro, heart, rng) + _findings(heart, electro, rng)
+    if heart.rhythm == "paced":
+        paced = "Ventricular-paced rhythm" if electro.pr_ms == 0 else "Atrial-sensed ventricular-paced rhythm"
+        return (
+            [paced, "Pacemaker rhythm - no further analysis"]
+            if rng.random() < 0.7
+            else ["Pacemaker rhythm - no further analysis"]
+        )
+    return _rhythm(heart, beats) + _conduction(electro, heart, rng) + _findings(heart, electro, rng)
 
 
-def _rhythm(heart: Heart, hr_bpm: float) -> list[str]:
+def _rhythm(heart: Heart, beats: Beats) -> list[str]:
+    kinds, rate = beats.inside_kinds, beats.hr_bpm
+    ventricular, atrial = int((kinds == VENTRICULAR).sum()), int((kinds == ATRIAL).sum())
     if heart.rhythm == "af":
-        return ["Atrial fibrillation with rapid ventricular response" if hr_bpm > 100 else "Atrial fibrillation"]
-    if hr_bpm < 55:
-        return ["Sinus bradycardia"]
-    return ["Sinus tachycardia" if hr_bpm > 100 else "Sinus rhythm"]
+        lines = ["Atrial fibrillation with rapid ventricular response" if rate > 100 else "Atrial fibrillation"]
+        return [*lines, "Ventricular premature complex" if ventricular == 1 else "Ventricular premature complexes"][
+            : 1 + (ventricular > 0)
+        ]
+    sinus = "Sinus bradycardia" if rate < 55 else "Sinus tachycardia" if rate > 100 else "Sinus rhythm"
+    if ventricular:
+        return [f"{sinus} with {'frequent ' if ventricular > 2 else ''}PVC{'s' if ventricular > 1 else ''}"]
+    if atrial:
+        return [f"{sinus} with {'frequent ' if atrial > 2 else ''}PAC{'s' if atrial > 1 else ''}"]
+    return [sinus]
 
 
 def _conduction(electro: Electro, heart: Heart, rng: np.random.Generator) -> list[str]:
     lines = []
     if electro.pr_ms > 205:
         lines.append("Prolonged PR interval" if rng.random() < 0.5 else "with 1st degree A-V block")
-    if heart.conduction == "lbbb":
+    if heart.conduction == "lbbb" and electro.block > 0.6:
         lines.append("Left bundle branch block")
     elif heart.conduction == "rbbb":
-        lines.append("Right bundle branch block" if electro.qrs_ms > 125 else "Incomplete right bundle branch block")
-    elif electro.qrs_ms > 112 + 4 * rng.normal():
+        lines.append("Right bundle branch block" if electro.qrs_ms > 120 else "Incomplete right bundle branch block")
+    elif electro.qrs_ms > 114 + 4 * rng.normal():
         lines.append("Nonspecific intraventricular conduction delay")
     if electro.axis_deg < -28 + 4 * rng.normal():
         lines.append("Left axis deviation")
@@ -46,29 +72,40 @@ def _conduction(electro: Electro, heart: Heart, rng: np.random.Generator) -> lis
 
 def _findings(heart: Heart, electro: Electro, rng: np.random.Generator) -> list[str]:
     lines = []
-    if electro.pr_ms and electro.p_terminal > 0.12 + 0.02 * rng.normal():
+    if electro.pr_ms and electro.p_terminal > 0.05 + 0.01 * rng.normal():
         lines.append("Possible left atrial abnormality")
+    if electro.pr_ms and electro.p_right > 0.06 + 0.01 * rng.normal():
+        lines.append("Possible right atrial abnormality")
+    if electro.right > 0.35:
+        lines.append("Possible right ventricular hypertrophy")
     inverted = electro.t_turn_deg > 88 + 8 * rng.normal()
     if heart.conduction != "lbbb":
-        if electro.voltage > 1.42 + 0.08 * rng.normal():
+        if electro.voltage > 1.48 + 0.08 * rng.normal():
             if electro.st_mv < -0.05 or inverted:
                 lines.append("Left ventricular hypertrophy with repolarization abnormality")
             else:
-                lines.append("Left ventricular hypertrophy" if electro.voltage > 1.6 else "Possible left ventricular hypertrophy")
+                lines.append(
+                    "Left ventricular hypertrophy" if electro.voltage > 1.65 else "Possible left ventricular hypertrophy"
+                )
             inverted = False
         elif electro.voltage < 0.62:
             lines.append("Low QRS voltages in precordial leads")
-        if heart.infarct == "anterior" and electro.infarct > 0.4 + 0.15 * rng.normal():
+        scarred = electro.infarct > 0.4 + 0.12 * rng.normal()
+        if heart.infarct == "anterior" and scarred:
             lines.append(
                 "Anterior infarct - age undetermined" if rng.random() < 0.7 else "Extensive anterior infarct - possibly acute"
             )
         elif electro.posterior > 0.34 + 0.06 * rng.normal():
             lines.append("Poor R wave progression" if rng.random() < 0.6 else "Possible anterior infarct - age undetermined")
-        if heart.infarct == "inferior" and electro.infarct > 0.4 + 0.15 * rng.normal():
-            lines.append("Inferior infarct - age undetermined")
+        if heart.infarct == "inferior" and scarred:
+            lines.append(
+                "Inferior infarct - age undetermined" if rng.random() < 0.8 else "Possible inferior infarct - age undetermined"
+            )
+        if heart.infarct == "lateral" and scarred:
+            lines.append("Lateral infarct - age undetermined")
         if inverted:
             lines.append("Lateral ST-T changes may be due to myocardial ischemia")
-        elif electro.t_amplitude_mv < 0.2 or electro.t_turn_deg > 62:
+        elif electro.t_amplitude_mv < 0.17 or electro.t_turn_deg > 66:
             lines.append("Nonspecific T wave abnormalities" if rng.random() < 0.6 else "Lateral T wave changes are nonspecific")
     if electro.qtc_ms > 470 + 6 * rng.normal():
         lines.append("Prolonged QT interval")
@@ -86,6 +123,14 @@ def echo_report(heart: Heart, view: str, rng: np.random.Generator) -> str:
         sentences.append(cavity_sentence(heart.edv_ml, rng))
     if rng.random() < 0.6:
         sentences.append(f"this is the {VIEW_NAMES[view]}" if rng.random() < 0.5 else VIEW_NAMES[view])
+    if rng.random() < 0.35:
+        sentences.append(atrium_sentence(heart, rng))
+    if heart.infarct != "none" and heart.infarct_size > 0.3 and rng.random() < 0.6:
+        sentences.append(motion_sentence(heart, rng))
+    if rng.random() < 0.3:
+        sentences.append(valve_sentence(heart, rng))
+    if rng.random() < 0.25:
+        sentences.append(rhythm_sentence(heart, rng))
     return ". ".join(sentences[int(i)] for i in rng.permutation(len(sentences))) + "."
 
 
@@ -138,3 +183,172 @@ def cavity_sentence(edv_ml: float, rng: np.random.Generator) -> str:
         f"{grade} left ventricular cavity",
         f"end diastolic volume is {round(edv_ml / 10) * 10} ml",
     )[int(rng.integers(3))]
+
+
+def atrium_sentence(heart: Heart, rng: np.random.Generator) -> str:
+    grade = _grade(heart.la_ml / heart.bsa_m2, (35, 42, 49))
+    if grade == 0:
+        return ("normal left atrial size", "the left atrium is normal in size")[int(rng.integers(2))]
+    return (f"the left atrium is {GRADES[grade]}ly dilated", f"{GRADES[grade]} left atrial enlargement")[int(rng.integers(2))]
+
+
+def motion_sentence(heart: Heart, rng: np.random.Generator) -> str:
+    word = "akinesis" if heart.infarct_size > 0.6 else "hypokinesis"
+    return (f"{word} of the {WALLS[heart.infarct]}", f"the {WALLS[heart.infarct]} is {word.replace('sis', 'tic')}")[
+        int(rng.integers(2))
+    ]
+
+
+def valve_sentence(heart: Heart, rng: np.random.Generator) -> str:
+    """About the worst valve."""
+    grade, name = max(
+        (heart.aortic_stenosis, "aortic stenosis"),
+        (heart.mitral_regurgitation, "mitral regurgitation"),
+        (heart.aortic_regurgitation, "aortic regurgitation"),
+        (heart.tricuspid_regurgitation, "tricuspid regurgitation"),
+        key=lambda pair: pair[0],
+    )
+    if grade == 0:
+        return ("no significant valve disease", "the valves are normal")[int(rng.integers(2))]
+    return (f"{GRADES[grade]} {name}", f"there is {GRADES[grade]} {name}")[int(rng.integers(2))]
+
+
+def rhythm_sentence(heart: Heart, rng: np.random.Generator) -> str:
+    names = {
+        "sinus": ("sinus rhythm", "regular rhythm"),
+        "af": ("atrial fibrillation", "irregular rhythm"),
+        "paced": ("paced rhythm", "ventricular pacing"),
+    }
+    return names[heart.rhythm][int(rng.integers(2))]
+
+
+def full_report(heart: Heart, reading: Reading, rng: np.random.Generator) -> str:
+    """A transthoracic report with sections and a conclusion."""
+    parts = [f"{name}: {body}" for name, body in findings(heart, reading, rng)]
+    parts.append("CONCLUSION: " + " ".join(conclusion(heart, reading, rng)))
+    return "\n".join(parts)
+
+
+def findings(heart: Heart, reading: Reading, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """(section, sentences), as far as this reader writes them."""
+    chance = rng.random(16)
+    thick, size = _grade(reading.wall_mm, (11.5, 13.5, 15.5)), _cavity(heart, reading)
+    shape = "symmetric" if abs(reading.septal_mm - reading.posterior_mm) < 2 else "asymmetric septal"
+    walls = (
+        f"There is {GRADES[thick]} {shape} left ventricular hypertrophy" if thick else "Normal left ventricular wall thickness"
+    )
+    cavity = "normal cavity size" if size == 0 else f"{GRADES[size]} cavity dilation"
+    left = [f"{walls}{' with' if chance[0] < 0.5 else '. There is'} {cavity}."]
+    if heart.infarct != "none" and heart.infarct_size > 0.25:
+        left.append(f"There is {'akinesis' if heart.infarct_size > 0.6 else 'hypokinesis'} of the {WALLS[heart.infarct]}.")
+    elif reading.lvef < 50 and chance[1] < 0.7:
+        left.append("There is global hypokinesis.")
+    elif chance[1] < 0.4:
+        left.append("No regional wall motion abnormality is seen.")
+    left.append(
+        f"Overall left ventricular systolic function is {function_grade(reading.lvef)} ({ejection_fraction(reading, rng)})."
+    )
+    if heart.rhythm == "af" and chance[2] < 0.5:
+        left.append("Diastolic function could not be graded in atrial fibrillation.")
+    atrium = _grade(reading.la_ml / heart.bsa_m2, (35, 42, 49))
+    right, weak = _grade(reading.rv_mm, (41.5, 46, 51)), reading.tapse_mm < 16
+    found = [
+        ("LEFT ATRIUM", "Normal left atrial size." if atrium == 0 else f"The left atrium is {GRADES[atrium]}ly dilated."),
+        ("LEFT VENTRICLE", " ".join(left)),
+        (
+            "RIGHT VENTRICLE",
+            f"{'Normal' if right == 0 else 'Mildly dilated' if right == 1 else 'Dilated'} right ventricular cavity with "
+            f"{'depressed' if weak else 'normal'} free wall motion.",
+        ),
+        ("AORTIC VALVE", _aortic(heart, reading, chance)),
+        ("MITRAL VALVE", _leak("mitral", heart.mitral_regurgitation, chance[5])),
+        ("TRICUSPID VALVE", _leak("tricuspid", heart.tricuspid_regurgitation, chance[6])),
+        ("PULMONARY ARTERY", _pressure(reading, chance[7])),
+        ("PERICARDIUM", "There is no pericardial effusion." if chance[8] < 0.95 else "There is a trivial pericardial effusion."),
+    ]
+    return [part for part, draw in zip(found, (0.9, 1.0, 0.9, 0.9, 0.95, 0.8, 0.8, 0.9), strict=True) if chance[15] * 0.9 < draw]
+
+
+def conclusion(heart: Heart, reading: Reading, rng: np.random.Generator) -> list[str]:
+    """What the reader wants to be read, most important first."""
+    lines = [
+        f"{function_grade(reading.lvef).capitalize()} left ventricular systolic function, {ejection_fraction(reading, rng)}."
+    ]
+    thick, size = _grade(reading.wall_mm, (11.5, 13.5, 15.5)), _cavity(heart, reading)
+    if thick:
+        lines.append(f"{GRADES[thick].capitalize()} left ventricular hypertrophy.")
+    if size:
+        lines.append(f"{GRADES[size].capitalize()} left ventricular dilation.")
+    for grade, name in (
+        (heart.aortic_stenosis, "aortic stenosis"),
+        (heart.aortic_regurgitation, "aortic regurgitation"),
+        (heart.mitral_regurgitation, "mitral regurgitation"),
+        (heart.tricuspid_regurgitation, "tricuspid regurgitation"),
+    ):
+        if grade >= 2 or (grade == 1 and rng.random() < 0.3):
+            lines.append(f"{GRADES[grade].capitalize()} {name}.")
+    if reading.rvsp_mmhg > 40:
+        lines.append(f"Pulmonary hypertension, estimated systolic pressure {round(reading.rvsp_mmhg)} mmHg.")
+    return lines
+
+
+def function_grade(lvef: int) -> str:
+    return (
+        "severely depressed"
+        if lvef < 30
+        else "moderately depressed"
+        if lvef < 40
+        else "mildly depressed"
+        if lvef < 52
+        else "normal"
+    )
+
+
+def ejection_fraction(reading: Reading, rng: np.random.Generator) -> str:
+    """A reader's number, or range, as it stands in a report."""
+    if reading.lvef_upper > reading.lvef:
+        return (f"LVEF {reading.lvef}-{reading.lvef_upper}%", f"LVEF= {reading.lvef} to {reading.lvef_upper} %")[
+            int(rng.integers(2))
+        ]
+    return (f"LVEF= {reading.lvef} %", f"LVEF {reading.lvef}%", f"LVEF = {reading.lvef}%")[int(rng.integers(3))]
+
+
+def _grade(value: float, limits: tuple[float, float, float]) -> int:
+    return sum(value >= limit for limit in limits)
+
+
+def _cavity(heart: Heart, reading: Reading) -> int:
+    return _grade(reading.lvedd_mm - (5 if heart.sex == "M" else 0), (53.5, 57.5, 62.5))
+
+
+def _aortic(heart: Heart, reading: Reading, chance: F64) -> str:
+    if heart.aortic_stenosis == 0:
+        stenosis = (
+            "No aortic stenosis."
+            if chance[3] < 0.6
+            else "The aortic valve leaflets appear structurally normal with good leaflet excursion."
+        )
+    else:
+        stenosis = (
+            f"The aortic valve leaflets are thickened. There is {GRADES[heart.aortic_stenosis]} aortic stenosis"
+            f" (peak velocity {reading.av_m_s:.1f} m/s, mean gradient {round(2.4 * reading.av_m_s**2)} mmHg)."
+        )
+    return f"{stenosis} {_leak('aortic', heart.aortic_regurgitation, chance[4])}"
+
+
+def _leak(valve: str, grade: int, chance: float) -> str:
+    if grade == 0:
+        return f"No {valve} regurgitation." if chance < 0.7 else f"There is no {valve} regurgitation seen."
+    amount = ("", "(1+)", "(2+)", "(3-4+)")[grade]
+    return f"{GRADES[grade].capitalize()} {amount} {valve} regurgitation is seen."
+
+
+def _pressure(reading: Reading, chance: float) -> str:
+    if reading.rvsp_mmhg <= 36:
+        return (
+            "Normal pulmonary artery systolic pressure."
+            if chance < 0.8
+            else "The pulmonary artery systolic pressure could not be determined."
+        )
+    grade = "mild" if reading.rvsp_mmhg < 45 else "moderate" if reading.rvsp_mmhg < 60 else "severe"
+    return f"There is {grade} pulmonary artery systolic hypertension (estimated {round(reading.rvsp_mmhg)} mmHg)."
