@@ -158,7 +158,7 @@ def draw_electro(heart: Heart, body: Body, rng: np.random.Generator, *, difficul
     qrs = 90 + 4 * (heart.sex == "M") + 9 * unit["qrs"] + 5 * severity + 0.5 * thick
     widened = {"lbbb": 50.0, "rbbb": 40.0}.get(heart.conduction, 0.0) * block + (62 if heart.rhythm == "paced" else 0)
     qrs = float(np.clip(qrs + widened, 70, 205))
-    strain = max(effect * (0.09 * (heart.wall_mm - 13.0) + 0.25 * max(heart.aortic_stenosis - 1, 0)) + 0.4 * unit["strain"], 0.0)
+    strain = max(effect * (0.11 * (heart.wall_mm - 13.0) + 0.3 * max(heart.aortic_stenosis - 1, 0)) + 0.4 * unit["strain"], 0.0)
     strain *= heart.wall_mm > 12
     turn = abs(22 + 20 * unit["t_turn"] + 30 * severity) + 95 * min(strain, 1.2)
     pr = 152 + 0.2 * (heart.age - 40) + 17 * unit["pr"] + 4 * severity
@@ -207,7 +207,7 @@ def draw_electro(heart: Heart, body: Body, rng: np.random.Generator, *, difficul
             )
         ),
         t_turn_deg=float(np.clip(turn, 0, 185)),
-        st_mv=float(-0.10 * min(strain, 1.5) - 0.015 * severity + 0.015 * unit["st"]),
+        st_mv=float(-0.12 * min(strain, 1.5) - 0.015 * severity + 0.015 * unit["st"]),
         posterior=0.16 * severity + 0.16 * unit["back"],
         septal=float(np.clip(1 + 0.36 * unit["septal"] - 0.15 * severity, 0, 2)),
         infarct=float(np.clip(effect * heart.infarct_size * (1.2 + 0.35 * unit["scar"]), 0, 1.4)),
