@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from ecgecho.simulate import annotate as burn
 from ecgecho.simulate.anatomy import Anatomy, Moment, emptied
 from ecgecho.simulate.heart import F64, Heart, r_times
-from ecgecho.simulate.views import AROUND, LIVER, VIEWS, Layer, View, came_from, cavity, layers
+from ecgecho.simulate.views import AROUND, BEHIND, LIVER, VIEWS, Layer, View, came_from, cavity, layers
 from ecgecho.types import F32, U8, Bool
 
 __all__ = ["VIEWS", "Cine", "Geometry", "Pose", "Shot", "View", "biplane_volume_ml", "cine", "disc_volume_ml", "draw", "shoot"]
@@ -31,7 +32,8 @@ FLOOR_DB = 63.75
 """The weakest echo a canvas holds, below the strongest; four grey levels are one dB."""
 AXIAL_CM = 0.042
 """Standard deviation of the point spread along the beam; across it is an angle, so that spots widen with depth."""
-LATERAL_DEG = 0.85
+LATERAL_DEG = 0.95
+MIRROR = 0.17
 
 _SHIFT = 4  # fractional bits of cv2's polygon coordinates
 _COARSE = (40, 36)  # the grid on which motion is computed: depth, angle
@@ -268,27 +270,27 @@ def _place(
     septum, wall = heart.septal_mm / 10, heart.wall_mm / 10
     jitter = rng.normal(0, 1, 3) * spread
     if view in ("a4c", "a2c", "a3c"):
-        tilt = {"a4c": 7.0, "a2c": 2.0, "a3c": 4.0}[view] + 3.5 * float(np.clip(jitter[0], -2, 2))
+        tilt = {"a4c": 9.0, "a2c": 2.0, "a3c": 4.0}[view] + 3.5 * float(np.clip(jitter[0], -2, 2))
         along = _unit(tilt)
         across = np.array([along[1], -along[0]])
         low = 1.4 + wall + 0.25 * abs(jitter[1])
         # Room for the broad shoulders of a large heart between the flanks of the fan.
-        low = max(low, (0.80 * radius + 0.3) / math.tan(half_angle) - 0.15 * length)
-        apex = np.array([{"a4c": 0.1, "a2c": 0.0, "a3c": -0.1}[view] + 0.2 * jitter[2], low])
+        low = max(low, (0.80 * radius + 0.3 + 0.5 * (view == "a4c")) / math.tan(half_angle) - 0.15 * length)
+        apex = np.array([{"a4c": 0.7, "a2c": 0.0, "a3c": -0.3}[view] + 0.2 * jitter[2], low])
         need = low + anatomy.fixed_roof + 1.4
     elif view == "plax":
         along = _unit(100.0 - 3.0 * float(np.clip(jitter[0], -2, 2)))
         along = np.array([along[0], -abs(along[1])])
         across = np.array([along[1], -along[0]])
-        middle = 2.0 + 0.85 * anatomy.rv + septum + radius + 0.2 * abs(jitter[1])
-        apex = np.array([-1.1 + 0.3 * jitter[2], middle]) - along * 0.62 * length
-        need = middle + radius + wall + 3.0
+        middle = 1.6 + 0.75 * anatomy.rv + septum + radius + 0.2 * abs(jitter[1])
+        apex = np.array([-1.7 + 0.3 * jitter[2], middle]) - along * 0.62 * length
+        need = middle + radius + wall + 2.2
     elif view == "psax":
-        turn = math.radians(-20 + 6 * float(np.clip(jitter[0], -2, 2)))
+        turn = math.radians(-36 + 6 * float(np.clip(jitter[0], -2, 2)))
         along = np.array([math.cos(turn), -math.sin(turn)])
         across = np.array([along[1], -along[0]])
-        middle = max(2.6 + septum + radius, (radius + wall + 0.2) / math.tan(half_angle)) + 0.25 * abs(jitter[1])
-        apex = np.array([0.4 + 0.2 * jitter[2], middle])
+        middle = max(2.0 + 0.5 * anatomy.rv + septum + radius, (radius + wall) / math.tan(half_angle)) + 0.25 * abs(jitter[1])
+        apex = np.array([0.7 + 0.2 * jitter[2], middle])
         need = middle + radius + wall + 2.2
     else:
         along = _unit(-68.0 + 3.0 * float(np.clip(jitter[0], -2, 2)))
@@ -348,6 +350,11 @@ class Probe:
         # Muscle is not even: strands and patches a few mm long move with it.
         patches = cv2.GaussianBlur(rng.standard_normal(shape, dtype=np.float32), (0, 0), 3.5 * sigma[0], sigmaY=4.0 * sigma[1])
         patches = np.exp((0.34 + 0.1 * hard) * patches / patches.std())
+        # Stretches of wall that do not answer, a centimetre or two long.
+        gaps = cv2.GaussianBlur(
+            rng.standard_normal(shape, dtype=np.float32), (0, 0), self.lines / 16, sigmaY=0.8 * self.rows / shot.geometry.depth_cm
+        )
+        patches *= 10 ** (-(3 + 9 * hard) * np.maximum(gaps / gaps.std() - 0.3, 0) / 20)
         self.still = (fields[0] * patches, fields[1] * patches)
         self.noise = (fields[2], fields[3])
 
@@ -359,17 +366,26 @@ class Probe:
             loss += float(rng.uniform(5, 9 + 9 * hard)) * np.exp(
                 -np.square((angle - rng.choice([-1, 1]) * rng.uniform(0.55, 1.0)) / 0.16)
             )
-        fall = (4 + 5 * hard) * r**1.4 * float(rng.uniform(0.4, 1.3))
+        fall = (1 + 6 * hard) * r**1.4 * float(rng.uniform(0.4, 1.3))
         self.transmit = (10 ** (-((loss + edge)[None] * (0.45 + 0.55 * r) + fall) / 20)).astype(np.float32)
-        haze = -46.0 + 7.0 * hard + float(rng.normal(0, 1.5 + 2.0 * hard))
+        haze = -49.0 + 8.0 * hard + float(rng.normal(0, 1.5 + 2.0 * hard))
         near = 20 * np.exp(-np.square(r * shot.geometry.depth_cm / (1.1 + 0.8 * hard)))
         cloud = cv2.GaussianBlur(rng.standard_normal(shape, dtype=np.float32), (0, 0), self.lines / 9, sigmaY=self.rows / 9)
-        cloud = (2 + 3 * hard) * cloud / cloud.std()
-        self.veil = (10 ** ((haze + near + cloud - 6 * r) / 20)).astype(np.float32)
+        cloud = (2 + 4 * hard) * cloud / cloud.std()
+        self.veil = (10 ** ((haze + near + cloud - 3 * r) / 20)).astype(np.float32)
         self.range_db = float(rng.uniform(50, 60))
-        self.gain_db = float(np.clip(rng.normal(-1.5, 1.2 + 2.2 * hard), -7, 5))
-        self.around = float(rng.normal(0, 1.5))
+        self.gain_db = float(np.clip(rng.normal(-3.0, 1.2 + 2.4 * hard), -8, 4))
+        self.around = float(rng.normal(0, 2))
+        self.skin = round(float(rng.uniform(0.5, 1.1)) / shot.geometry.depth_cm * self.rows)
         self.box = self.shot.geometry.box
+        # Sound is bent on its way: outlines waver by about a millimetre, the same in every frame.
+        bend = [cv2.GaussianBlur(rng.standard_normal(shape, dtype=np.float32), (0, 0), 3.0, sigmaY=5.0) for _ in range(2)]
+        size = 0.07 * self.rows / shot.geometry.depth_cm
+        self.bend: tuple[Any, Any] = cv2.convertMaps(
+            self.identity[0] + np.float32(0.55 * size) * bend[0] / bend[0].std(),
+            self.identity[1] + np.float32(size) * bend[1] / bend[1].std(),
+            cv2.CV_16SC2,
+        )
 
     def _polar(self, points: F64) -> F64:
         """(P, 2) u, v -> line, row as fractional indices."""
@@ -404,12 +420,17 @@ class Probe:
         """(rows, lines) strength of the echo, four levels a dB."""
         shot = self.shot
         canvas = np.full((self.rows, self.lines), _code(AROUND + self.around), dtype=np.uint8)
+        canvas[: self.skin] = _code(BEHIND)
         if shot.view == "subcostal":
             depth = 4.2 / shot.geometry.depth_cm * self.rows
             canvas[: int(depth)] = _code(LIVER)
         for layer in layers(self.anatomy, now, shot.view):
             self._fill(canvas, layer)
-        return np.asarray(cv2.GaussianBlur(canvas, (3, 3), 0.8), dtype=np.uint8)
+        canvas = cv2.remap(canvas, *self.bend, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        canvas = cv2.GaussianBlur(canvas, (5, 5), 1.1)
+        # Surfaces across the beam reflect like mirrors, those along it hardly at all.
+        mirror = cv2.convertScaleAbs(cv2.Sobel(canvas, cv2.CV_16S, 0, 1, ksize=3), alpha=MIRROR)
+        return np.asarray(cv2.add(canvas, mirror), dtype=np.uint8)
 
     def _fill(self, canvas: U8, layer: Layer) -> None:
         points = np.round(self._polar(layer.points) * 2**_SHIFT).astype(np.int32)[:, None]

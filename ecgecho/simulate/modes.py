@@ -13,7 +13,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from ecgecho.simulate.anatomy import Anatomy, Moment, beat_at
+from ecgecho.simulate.anatomy import LEVELS, Anatomy, Moment, beat_at
 from ecgecho.simulate.echo import Probe, View, draw, shoot, to_pixels
 from ecgecho.simulate.heart import F64, Heart, r_times
 from ecgecho.types import F32, U8
@@ -59,21 +59,21 @@ def picture(
 def _still(heart: Heart, rng: np.random.Generator, size: tuple[int, int], difficulty: float) -> Modal:
     """A frozen parasternal long axis with the end-diastolic diameter measured."""
     shot = shoot(heart, "plax", rng, frames=24, size=size, difficulty=difficulty)
-    shot = replace(shot, volume_ml=shot.volume_ml[:1])
+    # Frozen on the R wave, as one measures.
+    beats = shot.beats_s - shot.beats_s[shot.beats_s <= 0][-1]
+    shot = replace(shot, beats_s=beats, volume_ml=np.array([heart.edv_ml]))
     frames = draw(heart, shot, rng).frames
     anatomy = Anatomy(heart)
     now = anatomy.moments(shot.volume_ml, shot.time_s, shot.beats_s)[0]
     at = 0.64
-    up, down = (float(np.interp(at, np.linspace(0, 1, 41) ** 1.6, anatomy.radius(now, angle))) for angle in (135.0, 315.0))
+    up, down = (float(np.interp(at, LEVELS, anatomy.radius(now, angle))) for angle in (135.0, 315.0))
     ends = to_pixels(shot, np.array([[at * now.length, up], [at * now.length, -down]]))
     unit = size[0] / 300
     for x, y in ends.round().astype(int):
         cv2.drawMarker(frames[0], (int(x), int(y)), (235, 235, 80), cv2.MARKER_CROSS, int(9 * unit), 1, cv2.LINE_AA)
-    first, second = (tuple(int(c) for c in end.round()) for end in ends)
     for share in np.linspace(0, 1, 24)[1:-1]:
         x, y = (ends[0] + share * (ends[1] - ends[0])).round().astype(int)
         frames[0, y, x] = (235, 235, 80)
-    del first, second
     _write(frames[0], f"LVIDd {up + down:.2f} cm", (0.74, 0.12), unit)
     geometry = shot.geometry
     region = (*geometry.box, FLAT, TISSUE, CENTIMETRE, CENTIMETRE, geometry.cm_per_px, geometry.cm_per_px)
@@ -182,9 +182,14 @@ def _ejection(time: F64, beats: F64, *, late: bool) -> F64:
 def _inflow(time: F64, beats: F64, early: float, late: float) -> F64:
     t, rr = _since(time, beats)
     root = np.sqrt(np.clip(rr, 0.4, 1.6))
-    e_wave = early * np.clip(1 - np.abs(t - 0.47 * root) / np.where(t < 0.47 * root, 0.075, 0.16), 0, 1)
-    a_wave = late * np.clip(1 - np.abs(t - (rr - 0.07)) / 0.065, 0, 1)
+    e_wave = early * _round(np.clip(1 - np.abs(t - 0.47 * root) / np.where(t < 0.47 * root, 0.08, 0.19), 0, 1))
+    a_wave = late * _round(np.clip(1 - np.abs(t - (rr - 0.08)) / 0.075, 0, 1))
     return np.asarray(np.maximum(e_wave, a_wave))
+
+
+def _round(x: F64) -> F64:
+    """A triangle with its tip taken off."""
+    return np.asarray(np.minimum(x * (1.45 - 0.45 * x), 1.0))
 
 
 def _spectrum(
@@ -201,9 +206,10 @@ def _spectrum(
     level = (
         present * body * ((0.45 + 0.55 * ridge) if filled else (0.06 + 0.94 * np.exp(-np.square((beyond + wide) / (1.4 * wide)))))
     )
-    level = level + 0.035 + 0.05 * difficulty + 0.35 * np.exp(-np.square(axis / (0.02 * (high - low))))
-    grain = cv2.GaussianBlur(rng.exponential(1.0, (rows, len(velocity))).astype(np.float32), (0, 0), 0.7)
-    power = np.clip(10 * np.log10(level * (0.15 + grain) + 1e-4) + 24, 0, 27) / 27
+    level = level + 0.006 + 0.02 * difficulty + 0.10 * np.exp(-np.square(axis / (0.025 * (high - low))))
+    grain = cv2.GaussianBlur(rng.exponential(1.0, (rows, len(velocity))).astype(np.float32), (0, 0), sigmaX=1.1, sigmaY=0.7)
+    level = cv2.GaussianBlur(level.astype(np.float32), (0, 0), 1.2)
+    power = np.clip(10 * np.log10(level * grain + 1e-4) + 21, 0, 23) / 23
     return np.asarray(255 * power, np.uint8)
 
 
@@ -235,7 +241,7 @@ def _colour(heart: Heart, rng: np.random.Generator, size: tuple[int, int], diffi
         towards, width = _flow(heart, anatomy, now, u, v)
         # Towards the probe is red: velocity along the beam.
         beam = -np.cos(angle) * shot.pose.along[1] - np.sin(angle) * shot.pose.along[0]
-        speed = towards * beam + 0.18 * np.roll(grain[0], 3 * i, axis=0) * (np.abs(towards) > 0.05)
+        speed = towards * beam + 0.10 * np.roll(grain[0], 3 * i, axis=0) * (np.abs(towards) > 0.05)
         turbulent = width * np.roll(grain[1], 5 * i, axis=1)
         dark = drawn.frames[i][..., 1] < 95
         paint = box & dark & (np.abs(speed) > 0.13) & (np.abs(towards) > 0.08)

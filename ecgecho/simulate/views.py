@@ -1,8 +1,8 @@
 """Six slices of the heart: outlines of tissue with their brightness, the cavity, and where each bit of muscle came from.
 
 A plane has coordinates u, v in cm. In views that hold the long axis u runs from the apex to the mitral ring and v across it,
-towards theta on the positive side; in the short axis u points to the lateral, v to the anterior wall. The two-chamber view is at right
-angles to the four-chamber view here (60 degrees in a person), so that discs from both give the volume exactly.
+towards theta on the positive side; in the short axis u points to the lateral, v to the anterior wall. The two-chamber view is at
+right angles to the four-chamber view here (60 degrees in a person), so that discs from both give the volume exactly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,17 @@ SHORT_AXIS_SHARE = 0.54
 """Height of the short-axis slice, of the end-diastolic long axis: at the papillary muscles. The plane stays, the heart moves."""
 
 # Echo of tissues, dB below the brightest; blood last.
-PERICARDIUM, VALVE, BORDER, SCAR, MUSCLE, LIVER, AROUND, BLOOD = -9.0, -13.0, -19.0, -18.0, -24.0, -25.0, -36.0, -55.0
+PERICARDIUM, VALVE, BORDER, SCAR, MUSCLE, LIVER, BEHIND, AROUND, BLOOD = (
+    -9.0,
+    -13.0,
+    -21.0,
+    -17.0,
+    -24.0,
+    -25.0,
+    -26.0,
+    -36.0,
+    -57.0,
+)
 
 _CIRCLE = np.linspace(0, 2 * math.pi, 48, endpoint=False)
 
@@ -56,7 +66,7 @@ def layers(anatomy: Anatomy, now: Moment, view: View) -> list[Layer]:
     if view == "psax":
         return _short_axis(anatomy, now)
     around = {"a4c": _four_chambers, "subcostal": _four_chambers, "a2c": _two_chambers, "a3c": _outflow, "plax": _outflow}[view]
-    found = around(anatomy, now, view)
+    found = [_behind(anatomy, view), *around(anatomy, now, view)]
     found += _left_ventricle(anatomy, now, view)
     found += _valves(anatomy, now, view)
     return found
@@ -124,6 +134,18 @@ def _left_ventricle(anatomy: Anatomy, now: Moment, view: View) -> list[Layer]:
     return found
 
 
+def _behind(anatomy: Anatomy, view: View) -> Layer:
+    """Tissue beyond the heart: below the atria in apical views, below the inferolateral wall in the others."""
+    if view in ("a4c", "a2c", "a3c"):
+        near = anatomy.fixed_roof + 1.0
+        return Layer(
+            np.array([[near + 0.4, -14], [near, -3], [near, 3], [near + 0.4, 14], [near + 2.6, 14], [near + 2.6, -14]]), BEHIND
+        )
+    far = anatomy.radius_ed + anatomy.heart.posterior_mm / 10 + 0.25
+    sign = 1.0 if view == "subcostal" else -1.0
+    return Layer(sign * np.array([[-14.0, far], [14.0, far], [14.0, far + 2.2], [-14.0, far + 2.2]]) * [sign, 1], BEHIND - 3)
+
+
 def _across(inner: F64) -> F64:
     return np.linspace(-1.15, 1.15, len(inner))
 
@@ -146,8 +168,7 @@ def _four_chambers(anatomy: Anatomy, now: Moment, view: View) -> list[Layer]:
     right_at = (centre - 0.1, shift - wide - 0.28 - right_wide)
     right = _ellipse(right_at, (right_half, right_wide))
     for outline, middle in ((left, (centre, shift)), (right, right_at)):
-        found.append(Layer(_grown(outline, middle, 0.28), MUSCLE - 1))
-        found.append(Layer(_grown(outline, middle, 0.05), BORDER))
+        found.append(Layer(_grown(outline, middle, 0.3), MUSCLE + 5))
     # Crux and septum between the atria: one bright line down from the septum.
     found.append(
         Layer(ribbon(np.array([[now.length - 0.4, septum[-1] + 0.5], [centre + half, shift - wide - 0.14]]), 0.34), BORDER - 2)
@@ -173,8 +194,7 @@ def _two_chambers(anatomy: Anatomy, now: Moment, view: View) -> list[Layer]:
     centre, half, wide = anatomy.atrium(now)
     left = _ellipse((centre, -0.1), (half, wide * 1.05))
     return [
-        Layer(_grown(left, (centre, -0.1), 0.3), MUSCLE - 1),
-        Layer(_grown(left, (centre, -0.1), 0.06), BORDER),
+        Layer(_grown(left, (centre, -0.1), 0.3), MUSCLE + 5),
         Layer(_ellipse((now.length + 0.3, wide + 0.7), (0.45, 0.6)), BORDER),
         Layer(left, BLOOD),
         Layer(_ellipse((now.length + 0.35, wide + 0.75), (0.28, 0.42)), BLOOD),
@@ -201,8 +221,7 @@ def _outflow(anatomy: Anatomy, now: Moment, view: View) -> list[Layer]:
     at = (centre + 0.2, -0.75)
     atrium = _ellipse(at, (half, wide))
     found += [
-        Layer(_grown(atrium, at, 0.25), MUSCLE - 1),
-        Layer(_grown(atrium, at, 0.07), BORDER),
+        Layer(_grown(atrium, at, 0.25), MUSCLE + 5),
         Layer(ribbon(_grown(atrium, at, 0.3)[20:44], 0.14), PERICARDIUM),
     ]
     behind = (now.length + 0.9, -float(minus[-1]) - 2.6)
