@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from ecgecho.simulate.heart import F64, Heart
 from ecgecho.simulate.noise import FRANK, Artefact, draw_events, electrode_noise, hold, listed
-from ecgecho.simulate.rhythm import ATRIAL, PACED, VENTRICULAR, Beats, draw_beats
+from ecgecho.simulate.rhythm import ATRIAL, PACED, SINUS, VENTRICULAR, Beats, draw_beats
 
-__all__ = ["Beats", "Body", "Electro", "Recording", "draw_beats", "draw_body", "draw_electro", "frank", "record"]
+__all__ = ["Beats", "Body", "Electro", "Recording", "draw_beats", "draw_body", "axes_deg", "draw_electro", "frank", "record"]
 
 F32 = npt.NDArray[np.float32]
 
@@ -79,7 +79,7 @@ class Electro:
     qtc_ms: float
     """Bazett."""
     axis_deg: float
-    """Frontal axis of the QRS."""
+    """Frontal axis of the QRS as conducted without a block; `axes_deg` has what a machine measures."""
     voltage: float
     """Factor on the QRS; 1 is usual."""
     t_amplitude_mv: float
@@ -253,6 +253,17 @@ def frank(
     return Recording(signal_mv=signal, leads=FRANK, fs_hz=fs_hz, artefacts=listed(events))
 
 
+def axes_deg(heart: Heart, electro: Electro) -> tuple[float, float, float]:
+    """Frontal axes of P, QRS and T of the own beats, from areas in I and aVF, as a machine measures them. P: NaN without one."""
+    own = PACED if heart.rhythm == "paced" else SINUS
+    beat = _Activation.of(heart, electro, own)
+    p_waves = np.array(_p_bumps(electro, own, 0.0)).reshape(-1, 6)
+    vectors = (_area(p_waves), _area(beat.fixed[len(p_waves) :]), beat.t)
+    first, second = DOWER[:2] @ np.stack(vectors, axis=1)
+    p, qrs, t = np.degrees(np.arctan2((second - first / 2) / math.sqrt(0.75), first))
+    return float(p) if len(p_waves) else math.nan, float(qrs), float(t)
+
+
 def project(vcg: F32, electrodes: F64) -> F32:
     """(3, L) -> the eight independent leads I, II, V1-V6 (8, L)."""
     matrix = DOWER.copy()
@@ -323,15 +334,15 @@ class _Activation:
 
     @classmethod
     def of(cls, heart: Heart, electro: Electro, kind: int) -> _Activation:
-        own = electro.block if kind in (0, ATRIAL) else 0.0
+        own = electro.block if kind in (SINUS, ATRIAL) else 0.0
         qrs_ms = electro.ectopic_ms if kind == VENTRICULAR else electro.qrs_ms
         fronts = _fronts(heart, electro, kind)
         onset = min(bump[0] - 2 * bump[1] for bump in fronts)
         usual = np.array(_normal(electro, electro.qrs_ms / 1000 if not own else 0.092))
         # What the abnormal order of activation adds to the area of the QRS, ST and T give back, most of it.
-        back = np.zeros(3) if kind in (0, ATRIAL) and not own else _area(usual) - _area(np.array(fronts))
+        back = np.zeros(3) if kind in (SINUS, ATRIAL) and not own else _area(usual) - _area(np.array(fronts))
         scars, scar_t = _scar(heart, electro)
-        if kind in (0, ATRIAL):
+        if kind in (SINUS, ATRIAL):
             fronts = fronts + scars
         return cls(
             fixed=np.array(_p_bumps(electro, kind, onset) + fronts),
@@ -383,8 +394,8 @@ def _normal(electro: Electro, qrs_s: float) -> list[Bump]:
     bumps = [
         at(0.125, 0.080, 0.24 * electro.septal, (-0.5, -0.1, -0.85)),
         at(0.320, 0.092, 0.55 * volt, _frontal(axis + 5, -0.75 + 1.3 * back)),
-        at(0.470, 0.112, 1.15 * volt, _frontal(axis, 0.20 + back)),
-        at(0.690, 0.120, 0.55 * volt, (-0.15, -0.22, 0.95)),
+        at(0.470, 0.112, 1.15 * volt, _frontal(axis + 5, 0.20 + back)),
+        at(0.690, 0.120, 0.55 * volt, (-0.12, -0.12, 0.95)),
     ]
     if electro.right:
         bumps.append(at(0.55, 0.13, electro.right, (-0.55, 0.25, -0.8)))
@@ -449,18 +460,18 @@ def _p_bumps(electro: Electro, kind: int, onset_s: float) -> list[Bump]:
         return [_bump(start + 0.5 * p_s, 0.22 * p_s, 0.10, (-0.2, -0.85, 0.35))]
     start = onset_s - electro.pr_ms / 1000
     return [
-        _bump(start + 0.35 * p_s, 0.17 * p_s, 0.10 + electro.p_right, (0.35, 0.90, -0.30)),
-        _bump(start + 0.67 * p_s, 0.17 * p_s, 0.06 + electro.p_terminal, (0.65, 0.50, 0.60)),
+        _bump(start + 0.35 * p_s, 0.17 * p_s, 0.125 + electro.p_right, _frontal(63, -0.30)),
+        _bump(start + 0.67 * p_s, 0.17 * p_s, 0.075 + electro.p_terminal, _frontal(40, 0.70)),
     ]
 
 
 def _t_vector(electro: Electro) -> F64:
     """(3,) mV of the T wave after normal activation."""
     turn = math.radians(electro.t_turn_deg)
-    axis = math.radians(0.6 * electro.axis_deg + 12)
+    x, y, _ = _frontal(0.6 * electro.axis_deg + 18, 0.0)
     # The T wave swings from left over the front to the right as repolarisation goes wrong: V5 and V6 invert, V1 and V2 do not.
     left = 0.80 * math.cos(turn)
-    vector = np.array([left * math.cos(axis), 0.8 * left * math.sin(axis) + 0.12, -0.45 - 0.15 * math.sin(turn)])
+    vector = np.array([left * x, left * y + 0.04, -0.42 - 0.15 * math.sin(turn)])
     return np.asarray(electro.t_amplitude_mv * vector / np.linalg.norm(vector))
 
 

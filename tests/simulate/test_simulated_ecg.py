@@ -16,6 +16,7 @@ from ecgecho.simulate.ecg import (
     Body,
     Electro,
     Recording,
+    axes_deg,
     derive,
     dipole,
     draw_body,
@@ -247,6 +248,25 @@ def test_a_paced_beat_has_a_spike_and_a_superior_axis() -> None:
     assert extreme(paced["aVF"][QRS]) < -0.4
     assert extreme(paced["V1"][QRS]) < -0.4
     assert electro_of(heart(rhythm="paced")).qrs_ms > 135
+
+
+def test_axes_are_what_leads_i_and_avf_show() -> None:
+    for of, lowest, highest in (
+        (PLAIN, 20, 75),
+        (heart(age=90, weight_kg=110.0), -30, 35),
+        (heart(rhythm="paced"), -100, -45),
+        (heart(conduction="lbbb"), -20, 60),
+    ):
+        _, axis, t_axis = axes_deg(of, electro_of(of))
+        shown = beat(of, PACED if of.rhythm == "paced" else SINUS)
+        measured = np.degrees(np.arctan2(shown["aVF"][110:205].sum() * 2 / np.sqrt(3), shown["I"][110:205].sum()))
+        assert lowest < axis < highest
+        assert measured == pytest.approx(axis, abs=14)
+        t_measured = np.degrees(np.arctan2(shown["aVF"][T].sum() * 2 / np.sqrt(3), shown["I"][T].sum()))
+        assert t_measured == pytest.approx(t_axis, abs=30)
+    assert axes_deg(PLAIN, electro_of(PLAIN))[1] == pytest.approx(electro_of(PLAIN).axis_deg, abs=8)
+    assert np.isnan(axes_deg(heart(rhythm="af"), electro_of(heart(rhythm="af")))[0])
+    assert 30 < axes_deg(PLAIN, electro_of(PLAIN))[0] < 80
 
 
 def test_a_ventricular_beat_is_wide_has_no_p_and_a_discordant_t() -> None:
