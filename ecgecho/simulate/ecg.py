@@ -62,7 +62,7 @@ class Body:
     """What one person brings to every ECG: where electrodes lie and how this chest and heart deviate from the average."""
 
     placement: F64
-    """(6, 3) of V1-V6, added to their rows of Dower's matrix at difficulty 0.5."""
+    """(6, 3) of V1-V6, added to their rows of Dower's matrix; `weights` scales it."""
     traits: F64
     """(18,) unit normal, see `TRAITS`."""
 
@@ -314,6 +314,7 @@ Bump = tuple[float, float, float, float, float, float]
 """Centre s, width before s, width after s, x, y, z in mV."""
 T_WIDTHS_S = (0.052, 0.033)
 ST_WIDTH_S = 0.045
+USUAL_QRS_S = 0.095
 _ROOT = math.sqrt(math.pi / 2)
 _FRONTAL = np.linalg.inv(np.array([DOWER[0, :2], DOWER[1, :2] - DOWER[0, :2] / 2]))
 """Leads I and aVF -> X and Y."""
@@ -338,7 +339,7 @@ class _Activation:
         qrs_ms = electro.ectopic_ms if kind == VENTRICULAR else electro.qrs_ms
         fronts = _fronts(heart, electro, kind)
         onset = min(bump[0] - 2 * bump[1] for bump in fronts)
-        usual = np.array(_normal(electro, electro.qrs_ms / 1000 if not own else 0.092))
+        usual = np.array(_normal(electro, min(electro.qrs_ms / 1000, USUAL_QRS_S)))
         # What the abnormal order of activation adds to the area of the QRS, ST and T give back, most of it.
         back = np.zeros(3) if kind in (SINUS, ATRIAL) and not own else _area(usual) - _area(np.array(fronts))
         scars, scar_t = _scar(heart, electro)
