@@ -86,11 +86,12 @@ def trace(shot: Shot, samples: int) -> F64:
     t = np.linspace(0, SWEEP_S, samples)
     out = np.zeros(samples)
     for beat in shot.beats_s - trace_start_s(shot):
-        for centre, sigma, size in _WAVES:
+        for centre, sigma, size in _WAVES if shot.atrium_beats else _WAVES[1:]:
             out += size * np.exp(-0.5 * np.square((t - beat - centre) / sigma))
     return out
 
 
+# Centre and width in seconds, height: P, Q, R, S, T.
 _WAVES = ((-0.16, 0.022, 0.13), (-0.022, 0.008, -0.12), (0.0, 0.010, 1.0), (0.026, 0.009, -0.2), (0.27, 0.045, 0.24))
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ecgecho.simulate import annotate as burn
 from ecgecho.simulate.anatomy import Anatomy, Moment, emptied
 from ecgecho.simulate.heart import F64, Heart, r_times
-from ecgecho.simulate.views import AROUND, BEHIND, LIVER, VIEWS, Layer, View, came_from, cavity, layers
+from ecgecho.simulate.views import AROUND, BEHIND, LIVER, VIEWS, View, came_from, cavity, layers
 from ecgecho.types import F32, U8, Bool
 
 __all__ = ["VIEWS", "Cine", "Geometry", "Pose", "Shot", "View", "biplane_volume_ml", "cine", "disc_volume_ml", "draw", "shoot"]
@@ -100,6 +100,8 @@ class Shot:
     """Rows, columns."""
     frame_time_ms: float
     hr_bpm: float
+    atrium_beats: bool
+    """False in fibrillation and without an atrial lead: the burned-in trace has no P waves."""
     beats_s: F64
     """R times from the start of the clip; some lie before and after it."""
     volume_ml: F64
@@ -190,6 +192,7 @@ def shoot(
         size=size,
         frame_time_ms=frame_time_ms,
         hr_bpm=hr_bpm,
+        atrium_beats=heart.rhythm == "sinus",
         beats_s=beats,
         volume_ml=heart.edv_ml - (heart.edv_ml - heart.esv_ml) * emptied(time, beats, kick=heart.rhythm == "sinus"),
         geometry=geometry,
@@ -355,7 +358,7 @@ class Probe:
             rng.standard_normal(shape, dtype=np.float32), (0, 0), self.lines / 16, sigmaY=0.8 * self.rows / shot.geometry.depth_cm
         )
         patches *= 10 ** (-(3 + 9 * hard) * np.maximum(gaps / gaps.std() - 0.3, 0) / 20)
-        self.still = (fields[0] * patches, fields[1] * patches)
+        self.still = cv2.merge([fields[0] * patches, fields[1] * patches])
         self.noise = (fields[2], fields[3])
 
         r = np.linspace(0, 1, self.rows, dtype=np.float32)[:, None]
@@ -378,6 +381,7 @@ class Probe:
         self.around = float(rng.normal(0, 2))
         self.skin = round(float(rng.uniform(0.5, 1.1)) / shot.geometry.depth_cm * self.rows)
         self.box = self.shot.geometry.box
+        self.box_grey = np.zeros((self.box[3] - self.box[1] + 1, self.box[2] - self.box[0] + 1), dtype=np.uint8)
         # Sound is bent on its way: outlines waver by about a millimetre, the same in every frame.
         bend = [cv2.GaussianBlur(rng.standard_normal(shape, dtype=np.float32), (0, 0), 3.0, sigmaY=5.0) for _ in range(2)]
         size = 0.07 * self.rows / shot.geometry.depth_cm
@@ -397,8 +401,8 @@ class Probe:
     def frame(self, now: Moment, rng: np.random.Generator, picture: U8) -> None:
         """Draw one moment into `picture` (H, W, 3), in place."""
         x0, y0, x1, y1 = self.box
-        fan = cv2.remap(self.scan(now, rng), *self.fan, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-        picture[y0 : y1 + 1, x0 : x1 + 1] = cv2.cvtColor(fan, cv2.COLOR_GRAY2RGB)
+        cv2.remap(self.scan(now, rng), *self.fan, cv2.INTER_LINEAR, dst=self.box_grey, borderMode=cv2.BORDER_CONSTANT)
+        cv2.cvtColor(self.box_grey, cv2.COLOR_GRAY2RGB, dst=picture[y0 : y1 + 1, x0 : x1 + 1])
 
     def scan(self, now: Moment, rng: np.random.Generator) -> U8:
         """(rows, lines) grey."""
@@ -406,8 +410,8 @@ class Probe:
         map_x, map_y = self._motion(now)
         shift = int(rng.integers(1, self.rows))
         parts = []
-        for still, noise in zip(self.still, self.noise, strict=True):
-            moved = cv2.remap(still, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        carried = cv2.split(cv2.remap(self.still, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT))
+        for moved, noise in zip(carried, self.noise, strict=True):
             field = moved * echo + np.roll(noise, shift, axis=0) * self.veil
             parts.append(cv2.sepFilter2D(field, -1, *self.kernels, borderType=cv2.BORDER_REFLECT))
         power = parts[0] * parts[0] + parts[1] * parts[1] + np.float32(1e-9)
@@ -424,17 +428,16 @@ class Probe:
         if shot.view == "subcostal":
             depth = 4.2 / shot.geometry.depth_cm * self.rows
             canvas[: int(depth)] = _code(LIVER)
-        for layer in layers(self.anatomy, now, shot.view):
-            self._fill(canvas, layer)
+        drawn = layers(self.anatomy, now, shot.view)
+        corners = np.cumsum([len(layer.points) for layer in drawn])
+        points = np.round(self._polar(np.concatenate([layer.points for layer in drawn])) * 2**_SHIFT).astype(np.int32)[:, None]
+        for layer, outline in zip(drawn, np.split(points, corners[:-1]), strict=True):
+            cv2.fillPoly(canvas, [outline], _code(layer.level_db), cv2.LINE_8, _SHIFT)
         canvas = cv2.remap(canvas, *self.bend, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         canvas = cv2.GaussianBlur(canvas, (5, 5), 1.1)
         # Surfaces across the beam reflect like mirrors, those along it hardly at all.
         mirror = cv2.convertScaleAbs(cv2.Sobel(canvas, cv2.CV_16S, 0, 1, ksize=3), alpha=MIRROR)
         return np.asarray(cv2.add(canvas, mirror), dtype=np.uint8)
-
-    def _fill(self, canvas: U8, layer: Layer) -> None:
-        points = np.round(self._polar(layer.points) * 2**_SHIFT).astype(np.int32)[:, None]
-        cv2.fillPoly(canvas, [points], _code(layer.level_db), cv2.LINE_8, _SHIFT)
 
     def _motion(self, now: Moment) -> tuple[F32, F32]:
         """Maps (rows, lines): each scan point looks up the scatterers that lay there at end-diastole."""
