@@ -166,6 +166,8 @@ def simulate(
     following = module.READ_BY.format(root=_q(out), beside=_q(out / "catalog"), ecg=_q(out / "ecg.zarr"))
     if tables_only:
         print("no waveforms or pictures; the same command without --tables-only adds them.")
+    elif not following:
+        print(f"nothing in ecgecho reads the layout {module.NAME} yet; its tables and arrays are for other tools.")
     _close("simulate", out, counts, 0, bar.seconds, following)
 
 

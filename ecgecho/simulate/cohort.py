@@ -103,8 +103,8 @@ def simulate(
                 counts["subjects"] += part.subjects
                 if progress is not None:
                     progress(counts["subjects"], plan.subjects)
-            counts["files_written"] += chosen.finish(job)
             counts["files_written"] += tables.keep()
+        counts["files_written"] += chosen.finish(job)
     return dict(counts)
 
 

@@ -25,8 +25,8 @@ VIEW_NAMES = {
 WALLS = {"anterior": "anterior wall and apex", "inferior": "inferior wall", "lateral": "lateral wall"}
 
 
-def machine_lines(heart: Heart, electro: Electro, beats: Beats, rng: np.random.Generator) -> list[str]:
-    """At most 18 lines of one ECG's report, rhythm first most of the time."""
+def machine_lines(heart: Heart, electro: Electro, beats: Beats, axis_deg: float, rng: np.random.Generator) -> list[str]:
+    """At most 18 lines of one ECG's report, rhythm first most of the time. `axis_deg` is the measured axis of the QRS."""
     if heart.rhythm == "paced":
         paced = "Ventricular-paced rhythm" if electro.pr_ms == 0 else "Atrial-sensed ventricular-paced rhythm"
         return (
@@ -34,7 +34,7 @@ def machine_lines(heart: Heart, electro: Electro, beats: Beats, rng: np.random.G
             if rng.random() < 0.7
             else ["Pacemaker rhythm - no further analysis"]
         )
-    return _rhythm(heart, beats) + _conduction(electro, heart, rng) + _findings(heart, electro, rng)
+    return _rhythm(heart, beats) + _conduction(electro, heart, axis_deg, rng) + _findings(heart, electro, rng)
 
 
 def _rhythm(heart: Heart, beats: Beats) -> list[str]:
@@ -53,7 +53,7 @@ def _rhythm(heart: Heart, beats: Beats) -> list[str]:
     return [sinus]
 
 
-def _conduction(electro: Electro, heart: Heart, rng: np.random.Generator) -> list[str]:
+def _conduction(electro: Electro, heart: Heart, axis_deg: float, rng: np.random.Generator) -> list[str]:
     lines = []
     if electro.pr_ms > 205:
         lines.append("Prolonged PR interval" if rng.random() < 0.5 else "with 1st degree A-V block")
@@ -63,9 +63,9 @@ def _conduction(electro: Electro, heart: Heart, rng: np.random.Generator) -> lis
         lines.append("Right bundle branch block" if electro.qrs_ms > 120 else "Incomplete right bundle branch block")
     elif electro.qrs_ms > 114 + 4 * rng.normal():
         lines.append("Nonspecific intraventricular conduction delay")
-    if electro.axis_deg < -28 + 4 * rng.normal():
+    if axis_deg < -28 + 4 * rng.normal():
         lines.append("Left axis deviation")
-    elif electro.axis_deg > 92:
+    elif axis_deg > 92:
         lines.append("Right axis deviation")
     return lines
 

@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, TypedDict
 
 import cv2
 import numpy as np
@@ -40,6 +40,17 @@ ROW_GROUP = 1 << 16
 Quirk = Literal["colour_tag_wrong", "no_regions", "frame_time_vector", "cine_rate_only"]
 QUIRKS: dict[Quirk, float] = {"colour_tag_wrong": 0.04, "no_regions": 0.04, "frame_time_vector": 0.05, "cine_rate_only": 0.03}
 """Share of the multi-frame files that have it: shares are ours, the quirks are met in real files."""
+
+
+class Tags(TypedDict):
+    """Whose file it is."""
+
+    subject_id: int
+    study_id: int
+    instance: int
+    time: datetime
+
+
 RegionRow = tuple[int, int, int, int, int, int, int, int, float, float]
 """x0, y0, x1, y1 inclusive, spatial format, data type, units x and y, size of a pixel x and y."""
 
@@ -268,7 +279,8 @@ class Tables:
             if path.suffix == ".gz":
                 stream = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0)  # type: ignore[assignment]
                 self._close.append(stream.close)
-            stream.write(lines(described, [described.columns]))
+            if described.columns:
+                stream.write(lines(described, [described.columns]))
             self._streams[name] = stream
         self._truth = pq.ParquetWriter(_beside(self._paths[-1]), TRUTH, compression="zstd")
         self._close.append(self._truth.close)

@@ -8,6 +8,7 @@ were missing.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 from collections import Counter
@@ -16,9 +17,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
+from ecgecho.simulate.ecg import DURATION_S, Beats, Body, Electro, record
 from ecgecho.simulate.heart import Heart, stream
-from ecgecho.simulate.person import Person, draw_person
-from ecgecho.types import UsageError
+from ecgecho.simulate.noise import Artefact, draw_artefacts
+from ecgecho.simulate.person import Ecg, Person, draw_person
+from ecgecho.types import F32, UsageError
 
 Row = list[object]
 _HERE = Path(__file__).parent
@@ -71,6 +76,7 @@ class Table:
 
     path: str
     columns: tuple[str, ...]
+    """Its first line; none for a plain list."""
     delimiter: str = ","
     encoding: str = "utf-8"
     line_end: str = "\n"
@@ -164,3 +170,56 @@ def state(person: Person, heart: Heart, kind: str, days: float) -> dict[str, obj
         "mitral_regurgitation": heart.mitral_regurgitation,
         "tricuspid_regurgitation": heart.tricuspid_regurgitation,
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """One ECG before it is recorded: all that tables need."""
+
+    person: Person
+    ecg: Ecg
+    heart: Heart
+    """On its day."""
+    electro: Electro
+    beats: Beats
+    artefacts: tuple[Artefact, ...]
+
+    def signal_mv(self) -> F32:
+        """(12, L) in the simulator's order of leads, NaN where samples are not there."""
+        found = record(self.heart, self.electro, self.beats, self.person.noise(self.ecg))
+        assert set(self.artefacts) <= set(found.artefacts)
+        signal = found.signal_mv
+        for artefact in self.artefacts:
+            if artefact.kind == "invalid":
+                samples = slice(round(artefact.start_s * found.fs_hz), round(artefact.stop_s * found.fs_hz))
+                signal[found.leads.index(artefact.lead), samples] = np.nan
+        return signal
+
+    def truth(self, ecg_id: int | str, path: str) -> dict[str, object]:
+        """The row of truth.parquet."""
+        return state(self.person, self.heart, "ecg", self.ecg.days) | {
+            "ecg_id": str(ecg_id),
+            "path": path,
+            "hr_bpm": round(self.beats.hr_bpm, 1),
+            "r_times_s": np.round(self.beats.inside_s, 4).tolist(),
+            "artefacts_s": [dataclasses.asdict(artefact) for artefact in self.artefacts],
+        }
+
+
+def observe(
+    job: Job, person: Person, ecg: Ecg, body: Body, *, duration_s: float = DURATION_S, frank: bool = False, gaps: bool = True
+) -> Observed:
+    """An ECG of a person: the heart of that day, how it conducts, its beats and what will disturb them.
+
+    Without `gaps` no sample is missing.
+    """
+    heart = person.heart_on(ecg.days)
+    artefacts = draw_artefacts(person.noise(ecg), duration_s=duration_s, frank=frank)
+    return Observed(
+        person=person,
+        ecg=ecg,
+        heart=heart,
+        electro=person.electro(ecg, heart, body, difficulty=job.plan.difficulty),
+        beats=person.beats(ecg, heart, duration_s=duration_s),
+        artefacts=tuple(artefact for artefact in artefacts if gaps or artefact.kind != "invalid"),
+    )

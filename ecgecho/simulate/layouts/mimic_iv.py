@@ -6,21 +6,20 @@ MIMIC; ours lie beside the modules, in echo-reports.csv.gz.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from datetime import timedelta
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 
-from ecgecho.simulate import icd, measurements, notes, text, write
-from ecgecho.simulate.ecg import DURATION_S, FS_HZ, LEADS, Beats, Electro, record
-from ecgecho.simulate.echo import VIEWS, draw, shoot
+from ecgecho.simulate import icd, measurements, modes, notes, text, write
+from ecgecho.simulate.ecg import DURATION_S, FS_HZ, LEADS, axes_deg
+from ecgecho.simulate.echo import VIEWS, View, draw, shoot
 from ecgecho.simulate.heart import Heart, stream
-from ecgecho.simulate.layouts import Job, Row, Rows, Table, state
+from ecgecho.simulate.layouts import Job, Observed, Row, Rows, Table, observe, state
 from ecgecho.simulate.measurements import Reading
-from ecgecho.simulate.noise import Artefact, draw_artefacts
-from ecgecho.simulate.person import Admission, Ecg, Person, Visit
-from ecgecho.types import F32
+from ecgecho.simulate.person import Admission, Person, Visit
 
 NAME = "mimic-iv"
 READ_BY = "ecgecho index mimic-iv {root} --out {beside}"
@@ -134,31 +133,27 @@ def _ecgs(rows: Rows, job: Job, person: Person) -> None:
     rng = stream(person.seed, person.index, "text")
     body = person.body()
     for ecg in person.ecgs:
-        heart = person.heart_on(ecg.days)
-        electro = person.electro(ecg, heart, body, difficulty=job.plan.difficulty)
-        beats = person.beats(ecg, heart, duration_s=DURATION_S)
+        seen = observe(job, person, ecg, body)
         relative = f"files/p{str(person.subject_id)[:4]}/p{person.subject_id}/s{ecg.ecg_id}"
-        folder = job.out / "mimic-iv-ecg" / relative
-        name = str(ecg.ecg_id)
-        artefacts = draw_artefacts(person.noise(ecg), duration_s=DURATION_S)
+        folder, name = job.out / "mimic-iv-ecg" / relative, str(ecg.ecg_id)
         if not job.tables_only and not (
             write.complete(folder / f"{name}.dat", size=DAT_BYTES) and write.complete(folder / f"{name}.hea")
         ):
-            signal = recorded(heart, electro, beats, artefacts, person.noise(ecg))
-            write.ecg(folder, name, signal, subject_id=person.subject_id, time=ecg.time)
+            write.ecg(folder, name, seen.signal_mv(), subject_id=person.subject_id, time=ecg.time)
             rows.files_written += 1
         time = f"{ecg.time:%Y-%m-%d %H:%M:%S}"
         path = f"{relative}/{name}"
         rows.add("ecgs", [person.subject_id, ecg.ecg_id, ecg.ecg_id, time, path])
         rows.counts["ecgs"] += 1
-        lines = text.machine_lines(heart, electro, beats, rng)
+        axes = axes_deg(seen.heart, seen.electro)
+        lines = text.machine_lines(seen.heart, seen.electro, seen.beats, axes[1], rng)
         if len(lines) > 1 and rng.random() < 0.06:
             lines = [lines[1], lines[0], *lines[2:]]  # the first line is not always the rhythm
         rows.add(
             "machine",
             [
                 person.subject_id, ecg.ecg_id, 6_800_000 + int(rng.integers(0, 400)), time, *lines, *[""] * (18 - len(lines)),
-                "0.005-150 Hz", "60 Hz notch Baseline filter", *_intervals(heart, electro, beats, rng),
+                "0.005-150 Hz", "60 Hz notch Baseline filter", *_intervals(seen, axes, rng),
             ],
         )  # fmt: skip
         if rng.random() < 0.6:
@@ -166,41 +161,16 @@ def _ecgs(rows: Rows, job: Job, person: Person) -> None:
             later = ecg.time + timedelta(minutes=int(rng.integers(5, 2000)))
             note_id = f"{person.subject_id}-EK-{seq}"
             rows.add("links", [person.subject_id, ecg.ecg_id, path, note_id, seq, f"{later:%Y-%m-%d %H:%M:%S}"])
-        rows.truth.append(ecg_truth(person, ecg, heart, beats, artefacts, f"mimic-iv-ecg/{path}"))
+        rows.truth.append(seen.truth(ecg.ecg_id, f"mimic-iv-ecg/{path}"))
 
 
-def recorded(heart: Heart, electro: Electro, beats: Beats, artefacts: tuple[Artefact, ...], rng: np.random.Generator) -> F32:
-    """(12, L) mV in the order `LEADS`, NaN where samples are not there. `rng` is the stream that drew `artefacts`."""
-    found = record(heart, electro, beats, rng)
-    assert found.artefacts == artefacts
-    signal = found.signal_mv
-    for artefact in artefacts:
-        if artefact.kind == "invalid":
-            row = found.leads.index(artefact.lead)
-            signal[row, round(artefact.start_s * found.fs_hz) : round(artefact.stop_s * found.fs_hz)] = np.nan
-    return signal
-
-
-def ecg_truth(
-    person: Person, ecg: Ecg, heart: Heart, beats: Beats, artefacts: tuple[Artefact, ...], path: str
-) -> dict[str, object]:
-    """The truth's row of one recording."""
-    return state(person, heart, "ecg", ecg.days) | {
-        "ecg_id": str(ecg.ecg_id),
-        "path": path,
-        "hr_bpm": round(beats.hr_bpm, 1),
-        "r_times_s": write.floats(beats.inside_s, 4),
-        "artefacts_s": [dataclasses.asdict(artefact) for artefact in artefacts],
-    }
-
-
-def _intervals(heart: Heart, electro: Electro, beats: Beats, rng: np.random.Generator) -> Row:
+def _intervals(seen: Observed, axes: tuple[float, float, float], rng: np.random.Generator) -> Row:
     """rr_interval to t_axis of machine_measurements.csv, sentinels where nothing was measured."""
-    rr_ms = round(60_000 / beats.hr_bpm)
+    electro = seen.electro
+    rr_ms = round(60_000 / seen.beats.hr_bpm)
     chance = rng.random(4)
     p_known = electro.pr_ms > 0 and chance[0] > 0.02
     onset = 40 + round(electro.pr_ms)
-    t_axis = round(electro.axis_deg - electro.t_turn_deg * 0.5)
     return [
         65535 if chance[1] < 0.01 else rr_ms,
         40 if p_known else 29999,
@@ -208,9 +178,9 @@ def _intervals(heart: Heart, electro: Electro, beats: Beats, rng: np.random.Gene
         onset,
         onset + round(electro.qrs_ms),
         onset + round(electro.qtc_ms * (rr_ms / 1000) ** 0.5) if chance[2] > 0.01 else 29999,
-        round(50 + 15 * rng.normal()) if p_known else 32767,
-        round(electro.axis_deg),
-        t_axis if heart.rhythm != "af" or chance[3] > 0.05 else -32768,
+        round(axes[0]) if p_known else 32767,
+        round(axes[1]),
+        round(axes[2]) if seen.heart.rhythm != "af" or chance[3] > 0.05 else -32768,
     ]
 
 
@@ -243,40 +213,63 @@ def _visit(rows: Rows, job: Job, person: Person, visit: Visit) -> Reading:
 
 
 def _clips(rows: Rows, job: Job, person: Person, visit: Visit, heart: Heart) -> None:
-    """The files of one study, in the order they were taken."""
-    plan = job.plan
-    relative = f"files/p{str(person.subject_id)[:2]}/p{person.subject_id}/s{visit.study_id}"
-    for instance, view in enumerate((view for view in VIEWS if view in plan.views), start=1):
-        clip_id = f"{visit.study_id}_{instance:04d}"
+    """The files of one study: a cine of each view, and what else was recorded, in an order of this study."""
+    order = stream(person.seed, person.index, "echo", 256 * visit.item + 255)
+    others = [kind for kind in modes.KINDS if order.random() < MODAL_SHARE]
+    contents: list[View | modes.Kind] = [view for view in VIEWS if view in job.plan.views]
+    for kind in others:
+        contents.insert(int(order.integers(len(contents) + 1)), kind)
+    for instance, content in enumerate(contents, start=1):
         time = visit.time + timedelta(seconds=75 * instance)
-        path = job.out / "mimic-iv-echo" / relative / f"{clip_id}.dcm"
-        rng = stream(person.seed, person.index, "echo", 256 * visit.item + VIEWS.index(view))
-        quirks = [name for name, share in write.QUIRKS.items() if rng.random() < share]
-        shot = shoot(heart, view, rng, frames=plan.frames, size=plan.size, difficulty=plan.difficulty)
-        if not job.tables_only and not write.complete(path):
-            write.dicom(
-                path, draw(heart, shot, rng), subject_id=person.subject_id, study_id=visit.study_id, instance=instance, time=time,
-                quirks=quirks,
-            )  # fmt: skip
-            rows.files_written += 1
-        rows.add("clips", [person.subject_id, visit.study_id, f"{time:%Y-%m-%d %H:%M:%S}", f"{relative}/{clip_id}.dcm"])
+        relative = f"files/p{str(person.subject_id)[:2]}/p{person.subject_id}/s{visit.study_id}"
+        name = f"{visit.study_id}_{instance:04d}"
+        path = job.out / "mimic-iv-echo" / relative / f"{name}.dcm"
+        tags: write.Tags = {"subject_id": person.subject_id, "study_id": visit.study_id, "instance": instance, "time": time}
+        write_it = not job.tables_only and not write.complete(path)
+        rows.files_written += write_it
         rows.counts["clips"] += 1
-        rows.truth.append(
-            state(person, heart, "clip", visit.days)
-            | {
-                "clip_id": clip_id,
-                "study_id": str(visit.study_id),
-                "view": view,
-                "content": "cine",
-                "quirks": quirks,
-                "path": f"mimic-iv-echo/{relative}/{clip_id}.dcm",
-                "hr_bpm": round(shot.hr_bpm, 1),
-                "frame_time_ms": shot.frame_time_ms,
-                "r_times_s": write.floats(shot.inside_s, 4),
-                "volume_ml": write.floats(shot.volume_ml, 2),
-                "sector_polygon": write.floats(shot.geometry.polygon(), 2),
-            }
-        )
+        rows.add("clips", [person.subject_id, visit.study_id, f"{time:%Y-%m-%d %H:%M:%S}", f"{relative}/{name}.dcm"])
+        found = state(person, heart, "clip", visit.days) | {
+            "clip_id": name,
+            "study_id": str(visit.study_id),
+            "path": f"mimic-iv-echo/{relative}/{name}.dcm",
+        }
+        if content in modes.KINDS:
+            kind = content
+            found |= {"content": kind}
+            if write_it:
+                rng = stream(person.seed, person.index, "echo", 256 * visit.item + 128 + modes.KINDS.index(kind))
+                _picture(path, heart, kind, rng, job, tags)
+        else:
+            found |= _cine(path if write_it else None, heart, cast("View", content), visit, person, job, tags)
+        rows.truth.append(found)
+
+
+def _cine(
+    path: Path | None, heart: Heart, view: View, visit: Visit, person: Person, job: Job, tags: write.Tags
+) -> dict[str, object]:
+    """Writes a cine where `path` says, and gives what the truth says of it."""
+    rng = stream(person.seed, person.index, "echo", 256 * visit.item + VIEWS.index(view))
+    quirks = [name for name, share in write.QUIRKS.items() if rng.random() < share]
+    shot = shoot(heart, view, rng, frames=job.plan.frames, size=job.plan.size, difficulty=job.plan.difficulty)
+    if path is not None:
+        write.dicom(path, draw(heart, shot, rng), **tags, quirks=quirks)
+    return {
+        "view": view,
+        "content": "cine",
+        "quirks": quirks,
+        "hr_bpm": round(shot.hr_bpm, 1),
+        "frame_time_ms": shot.frame_time_ms,
+        "r_times_s": write.floats(shot.inside_s, 4),
+        "volume_ml": write.floats(shot.volume_ml, 2),
+        "sector_polygon": write.floats(shot.geometry.polygon(), 2),
+    }
+
+
+def _picture(path: Path, heart: Heart, kind: modes.Kind, rng: np.random.Generator, job: Job, tags: write.Tags) -> None:
+    """Writes a file that is no plain cine."""
+    made = modes.picture(heart, kind, rng, size=job.plan.size, difficulty=job.plan.difficulty)
+    write.picture(path, made.frames, regions=made.regions, frame_time_ms=made.frame_time_ms, hr_bpm=heart.hr_bpm, **tags)
 
 
 def _stay(rows: Rows, person: Person, stay: Admission, readings: dict[int, Reading]) -> None:
