@@ -73,17 +73,19 @@ def test_one_bad_ecg_is_a_row_and_the_others_are_kept(cohort, tmp_path):
     (listed.root / f"{broken}.dat").unlink()
     whole = (listed.root / f"{short}.dat").read_bytes()
     (listed.root / f"{short}.dat").write_bytes(whole[:1000])
-    words = ("cache-ecg", tmp_path / "catalog", "--contract", "echoing_ecg", "--out", tmp_path / "ecg.zarr", "--workers", 1)
-    done = ecgecho(*words)
-    assert done.returncode == 3, done.stdout + done.stderr
-    assert broken in done.stdout
+    first = ecg_job(tmp_path / "catalog", tmp_path / "ecg.zarr")
+    assert first.exit_status == 3
     index = embed_cache.open(tmp_path / "ecg.zarr").index.to_pydict()
     assert index["status"].count("failed") == 2
     assert index["status"].count("ok") == len(listed.ecgs) - 2
     reasons = {reason for status, reason in zip(index["status"], index["reason"]) if status == "failed"}
     assert reasons == {"missing_file", "truncated"}
     (listed.root / f"{short}.dat").write_bytes(whole)
-    assert ecg_job(tmp_path / "catalog", tmp_path / "ecg.zarr").num_computed == 1
+    healed = ecgecho("cache-ecg", tmp_path / "catalog", "--contract", "echoing_ecg", "--out", tmp_path / "ecg.zarr")
+    assert healed.returncode == 3, healed.stdout + healed.stderr
+    assert "computed now 1," in healed.stdout
+    assert broken in healed.stdout
+    assert short not in healed.stdout
 
 
 def test_other_weights_never_yield_the_old_rows(cohort, tmp_path):

@@ -12,7 +12,7 @@ PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("embed_c
 
 # What makes a block small enough for a test, and what stands in for files that cannot be shipped.
 SMALLER = {
-    "--subjects 300": "--subjects 20 --enrich",
+    "--subjects 300": "--subjects 20 --enrich --views a4c,plax --frames 24",
     "--recipe small": "--recipe small --set optim.steps=3",
     "--weights path/or/hub-id": "--weights random:0",
     "ecgecho eval runs/a": "ecgecho eval runs/a --bootstraps 20 --evals zero_shot --evals linear_probe --evals retrieval",
@@ -74,7 +74,8 @@ def test_the_teacher_of_the_guide_works(cohort, tmp_path):
     code = next(block for block in blocks(ROOT / "docs/plugins.md", "python") if "class MeanColour" in block)
     teacher = tmp_path / "mean_colour.py"
     teacher.write_text(code, encoding="utf-8")
-    must("cache-echo", cohort.catalog, "--teacher", teacher, "--out", tmp_path / "e.zarr")
+    write_short(next(cohort.root.glob("**/*.dcm")), tmp_path / "cine.dcm")
+    must("cache-echo", tmp_path, "--teacher", teacher, "--out", tmp_path / "e.zarr")
 
 
 def test_the_python_of_the_readme_runs(cohort, tmp_path, monkeypatch):
