@@ -142,7 +142,7 @@ def prints() -> U8:
         rng = stream(SEED, 6, "ecg", item + 1)
         electro = draw_electro(heart, body, rng, difficulty=0.2)
         sheets.append(print_12(record(heart, electro, draw_beats(heart, rng), rng).signal_mv, words))
-    return grid([sheets[:3], sheets[3:]], shrink=0.8)
+    return grid([sheets[:3], sheets[3:]], shrink=0.7)
 
 
 def print_12(signal_mv: np.ndarray, words: str, fs_hz: int = 500) -> U8:
