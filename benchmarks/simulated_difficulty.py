@@ -41,9 +41,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--people", type=int, default=6000, help="for the bound")
-    parser.add_argument("--train", type=int, default=4000, help="people the network learns from")
-    parser.add_argument("--test", type=int, default=2000)
-    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--train", type=int, default=3000, help="people the network learns from")
+    parser.add_argument("--test", type=int, default=1500)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--difficulties", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0])
     words = parser.parse_args()
     torch.set_num_threads(1)
@@ -53,8 +53,8 @@ def main() -> None:
         "",
         f"- machine: {platform.machine()}, {os.cpu_count()} cores, one thread, torch {torch.__version__} on the CPU",
         f"- date: {datetime.date.today().isoformat()}, commit {commit()}",
-        f"- command: `python benchmarks/simulated_difficulty.py --people {words.people} --train {words.train} "
-        f"--test {words.test} --epochs {words.epochs}`",
+        f"- command: `python benchmarks/simulated_difficulty.py --people {words.people} --train {words.train} --test {words.test} "
+        f"--epochs {words.epochs} --difficulties {' '.join(f'{d:g}' for d in words.difficulties)}`",
         f"- **simulated hearts, no real person**; enriched; one 10 s ECG each; bound by {FOLDS}-fold cross-validation over "
         f"{words.people} people; network judged on {words.test} people it has not seen; 95 % intervals from resampling people",
         "",
