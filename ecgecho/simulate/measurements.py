@@ -116,7 +116,7 @@ def rows(heart: Heart, reading: Reading, test_type: TestType, year: int, rng: np
     percent = "%" if next(kept) < 0.02 else ""
     ejection = "Left ventricular ejection fraction"
     prefix, when = ("rest_", ", rest") if test_type == "stress" else ("", "")
-    eyeballed = next(kept) > 0.05
+    eyeballed = next(kept) > 0.05 or test_type == "tee"
     if eyeballed:
         found.append([prefix + "lvef", ejection + when, f"{reading.lvef}{percent}", "%"])
         if reading.lvef_upper > reading.lvef:

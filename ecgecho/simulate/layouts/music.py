@@ -20,7 +20,7 @@ from ecgecho.simulate.person import Ecg, Person
 from ecgecho.types import F32
 
 NAME = "music"
-READ_BY = "ecgecho cache-ecg {root}/High-resolution_ECG --out {ecg}"
+READ_BY = ""
 
 RATE_HZ = 1000
 SAMPLES = 1_196_000
