@@ -53,8 +53,8 @@ def main() -> None:
         "",
         f"- machine: {platform.machine()}, {os.cpu_count()} cores, one thread, torch {torch.__version__} on the CPU",
         f"- date: {datetime.date.today().isoformat()}, commit {commit()}",
-        f"- command: `python benchmarks/simulated_difficulty.py --people {words.people} --train {words.train} --test {words.test} "
-        f"--epochs {words.epochs} --difficulties {' '.join(f'{d:g}' for d in words.difficulties)}`",
+        f"- command: `python benchmarks/simulated_difficulty.py --people {words.people} --train {words.train} "
+        f"--test {words.test} --epochs {words.epochs} --difficulties {' '.join(f'{d:g}' for d in words.difficulties)}`",
         f"- **simulated hearts, no real person**; enriched; one 10 s ECG each; bound by {FOLDS}-fold cross-validation over "
         f"{words.people} people; network judged on {words.test} people it has not seen; 95 % intervals from resampling people",
         "",
