@@ -88,7 +88,7 @@ class Heart:
     @property
     def lvedd_mm(self) -> float:
         """Inner diameter of the left ventricle at its widest, end-diastole: hearts grow in proportion."""
-        return 49.0 * (self.edv_ml / 120) ** (1 / 3)
+        return float(49.0 * (self.edv_ml / 120) ** (1 / 3))
 
     @property
     def bsa_m2(self) -> float:
