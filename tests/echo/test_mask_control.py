@@ -30,7 +30,8 @@ KINDS: dict[str, tuple[int, tuple[Quirk, ...], float]] = {
     "second layout, no region": (1, ("no_regions",), 0.15),
     "third layout, wrong colour tag": (2, ("colour_tag_wrong",), 0.1),
 }
-"""A maker's layout, what is wrong with its files, and the R2 that the unmasked surroundings must exceed. One layout at a time: a ridge on 64 subjects cannot learn three."""
+"""A maker's layout, what is wrong with its files, and the R2 that the unmasked surroundings must exceed.
+One layout at a time: a ridge on 64 subjects cannot learn three."""
 
 
 @dataclass(frozen=True)
