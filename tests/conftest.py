@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from command_line import must
 from filelock import FileLock
@@ -24,6 +25,12 @@ class Cohort:
     ecg: Path
     raw: Path
     run: Path
+
+    @property
+    def cines(self) -> list[Path]:
+        """Its plain cines, without the stills and Doppler files among them."""
+        rows = pq.read_table(self.root / "truth.parquet", columns=["content", "path"]).to_pylist()
+        return sorted(self.root / row["path"] for row in rows if row["content"] == "cine")
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def teachers(tmp_path_factory) -> Path:
 def cines(cohort, tmp_path_factory) -> Path:
     """A folder of a dozen simulated cines."""
     folder = tmp_path_factory.mktemp("cines")
-    for number, path in enumerate(sorted(cohort.root.glob("**/*.dcm"))[:12]):
+    for number, path in enumerate(cohort.cines[:12]):
         (folder / f"s{number // 2}").mkdir(exist_ok=True)
         shutil.copy(path, folder / f"s{number // 2}" / f"{number}.dcm")
     return folder

@@ -37,7 +37,7 @@ def test_a_command_run_here_tells_and_ends_as_in_a_process_of_its_own(name, coho
     status, words = CASES[name]
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk/a.dcm").write_text("this is no DICOM file\n" * 20)
-    shutil.copy(next(cohort.root.glob("**/*.dcm")), tmp_path / "junk/c.dcm")
+    shutil.copy(cohort.cines[0], tmp_path / "junk/c.dcm")
     places = {"tmp": tmp_path, "junk": tmp_path / "junk", "catalog": cohort.catalog, "echo": cohort.echo, "root": cohort.root}
     here, there = (run(*words.format(**places).split()) for run in (ecgecho, lambda *w: again(tmp_path, *w)))
     assert here.returncode == there.returncode == status, here.stderr + there.stderr

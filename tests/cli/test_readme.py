@@ -32,7 +32,7 @@ def commands(page: Path) -> list[str]:
 @pytest.mark.timeout(600)
 def test_every_command_of_the_pages_runs_in_a_clean_place(tmp_path, cohort):
     (tmp_path / "some/folder/of/dicom-or-avi").mkdir(parents=True)
-    write_short(next(cohort.root.glob("**/*.dcm")), tmp_path / "some/folder/of/dicom-or-avi/a.dcm")
+    write_short(cohort.cines[0], tmp_path / "some/folder/of/dicom-or-avi/a.dcm")
     ran = []
     for page in PAGES:
         for line in commands(page):
@@ -74,7 +74,7 @@ def test_the_teacher_of_the_guide_works(cohort, tmp_path):
     code = next(block for block in blocks(ROOT / "docs/plugins.md", "python") if "class MeanColour" in block)
     teacher = tmp_path / "mean_colour.py"
     teacher.write_text(code, encoding="utf-8")
-    write_short(next(cohort.root.glob("**/*.dcm")), tmp_path / "cine.dcm")
+    write_short(cohort.cines[0], tmp_path / "cine.dcm")
     must("cache-echo", tmp_path, "--teacher", teacher, "--out", tmp_path / "e.zarr")
 
 

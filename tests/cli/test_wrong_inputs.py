@@ -38,7 +38,7 @@ def junk_folder(tmp: Path, cohort) -> Path:
 
 def some_good(tmp: Path, cohort) -> Path:
     folder = junk_folder(tmp, cohort)
-    shutil.copy(next(cohort.root.glob("**/*.dcm")), folder / "c.dcm")
+    shutil.copy(cohort.cines[0], folder / "c.dcm")
     return folder
 
 
