@@ -2,9 +2,9 @@
 
     python benchmarks/demo_teacher.py --out benchmarks/results/NAME_YYYYMM.md
 
-Zero-shot: a subject's score is the mean over cines of the difference of cosines to two groups of prompts. Within a tercile of
+Zero-shot: a study's score is the mean over cines of the difference of cosines to two groups of prompts. Within a tercile of
 end-diastolic volume the size of the ventricle tells little; what remains is motion. LVEF is read as the median of the fifth of
-the sentences "ejection fraction is N percent" that are nearest. Probes are linear, on the mean of a subject's vectors, judged on
+the sentences "ejection fraction is N percent" that are nearest. Probes are linear, on the mean of a study's vectors, judged on
 folds of subjects that they were not fitted on. Simulated; a user's seed, never trained on.
 """
 
@@ -27,12 +27,11 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
 from sklearn.linear_model import LogisticRegressionCV, RidgeCV
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import embed_cache
-from ecgecho import catalog as tables
 from ecgecho import stats
 from ecgecho.simulate.text import VIEW_NAMES
 from ecgecho.teachers import demo
@@ -46,7 +45,7 @@ NEAREST = 0.2
 
 @dataclass(frozen=True)
 class Finding:
-    """A yes-or-no question about a subject; prompts where the teacher's words have them."""
+    """A yes-or-no question about a study; prompts where the teacher's words have them."""
 
     title: str
     holds: Callable[[dict[str, Any]], bool]
@@ -81,14 +80,15 @@ FINDINGS = (
 
 @dataclass(frozen=True)
 class Seen:
-    """Held-out subjects, and what the teacher made of their cines."""
+    """Held-out studies, and what the teacher made of their cines."""
 
     vectors: F64
-    """(N, D): the mean over a subject's cines."""
+    """(N, D): the mean over a study's cines."""
     truth: list[dict[str, Any]]
+    """The heart on the day of each study."""
     of_clip: F64
     """(M, D)."""
-    clip_subject: npt.NDArray[np.int64]
+    clip_study: npt.NDArray[np.int64]
     clip_view: list[str]
 
 
@@ -107,7 +107,7 @@ def main() -> None:
         f"- machine: {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__} on the CPU",
         f"- date: {datetime.date.today().isoformat()}, commit {commit}",
         f"- command: `python benchmarks/demo_teacher.py --subjects {words.subjects} --seed {words.seed}`",
-        f"- **simulated hearts, no real person**; enriched, default difficulty; {len(seen.truth)} subjects, {len(seen.of_clip)} "
+        f"- **simulated hearts, no real person**; enriched, default difficulty; {len(seen.truth)} studies, {len(seen.of_clip)} "
         f"cines of {len(set(seen.clip_view))} views, written as DICOM, masked, taught and stored as in real use",
         "- intervals: 95 %, bootstrap over subjects",
         "",
@@ -120,7 +120,7 @@ def main() -> None:
 def report(seen: Seen) -> list[str]:
     """The tables."""
     teacher = demo.build(demo.Config())
-    subjects = np.arange(len(seen.truth))
+    subjects, studies = np.array([row["subject_id"] for row in seen.truth]), len(seen.truth)
     unit = seen.of_clip / np.linalg.norm(seen.of_clip, axis=1, keepdims=True)
     lvef = np.array([row["lvef"] for row in seen.truth])
     volume = np.array([row["edv_ml"] for row in seen.truth])
@@ -128,8 +128,8 @@ def report(seen: Seen) -> list[str]:
     def said(texts: tuple[str, ...] | list[str]) -> F64:
         return teacher.embed_text(list(texts)).numpy().astype(np.float64)
 
-    def by_subject(of_clip: F64) -> F64:
-        return np.bincount(seen.clip_subject, of_clip, len(subjects)) / np.bincount(seen.clip_subject, minlength=len(subjects))
+    def by_study(of_clip: F64) -> F64:
+        return np.bincount(seen.clip_study, of_clip, studies) / np.bincount(seen.clip_study, minlength=studies)
 
     def interval(statistic: stats.Statistic) -> str:
         found = stats.bootstrap(statistic, subjects)
@@ -137,16 +137,16 @@ def report(seen: Seen) -> list[str]:
             return found.reason or "one class only"
         return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
-    lines = ["| finding | subjects with it | zero-shot AUROC | linear probe AUROC |", "|---|---|---|---|"]
+    lines = ["| finding | studies with it | zero-shot AUROC | linear probe AUROC |", "|---|---|---|---|"]
     for finding in FINDINGS:
         y = np.array([finding.holds(row) for row in seen.truth])
         zero = "no words for it"
         if finding.yes:
             direction = said(finding.yes).mean(0) - said(finding.no).mean(0)
-            zero = interval(stats.auroc_of(y, by_subject(unit @ direction)))
-        probe = interval(stats.auroc_of(y, probed(seen.vectors, y))) if min(y.sum(), (~y).sum()) >= 10 else "too few"
+            zero = interval(stats.auroc_of(y, by_study(unit @ direction)))
+        probe = interval(stats.auroc_of(y, probed(seen.vectors, y, subjects))) if min(y.sum(), (~y).sum()) >= 10 else "too few"
         lines.append(f"| {finding.title} | {y.sum()} | {zero} | {probe} |")
-    score = by_subject(unit @ (said(LOW).mean(0) - said(HIGH).mean(0)))
+    score = by_study(unit @ (said(LOW).mean(0) - said(HIGH).mean(0)))
     third = np.searchsorted(np.quantile(volume, [1 / 3, 2 / 3]), volume)
     for k in range(3):
         chosen = np.flatnonzero(third == k)
@@ -158,8 +158,10 @@ def report(seen: Seen) -> list[str]:
 
     numbers = said([f"ejection fraction is {n} percent" for n in FRACTIONS])
     keep = round(NEAREST * len(FRACTIONS))
-    read = by_subject(np.median(FRACTIONS[np.argsort(-(unit @ numbers.T), axis=1)[:, :keep]], axis=1))
-    ridge = cross_val_predict(make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 13))), seen.vectors, lvef, cv=5)
+    read = by_study(np.median(FRACTIONS[np.argsort(-(unit @ numbers.T), axis=1)[:, :keep]], axis=1))
+    ridge = cross_val_predict(
+        make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 13))), seen.vectors, lvef, groups=subjects, cv=GroupKFold(5)
+    )
     typical = np.full(len(lvef), np.median(lvef))
     lines += ["", "| LVEF | mean absolute error, points |", "|---|---|"]
     for title, guess in (
@@ -179,11 +181,11 @@ def report(seen: Seen) -> list[str]:
     return lines
 
 
-def probed(vectors: F64, y: npt.NDArray[np.bool_]) -> F64:
-    """Scores of a linear probe for subjects it was not fitted on."""
+def probed(vectors: F64, y: npt.NDArray[np.bool_], subjects: npt.NDArray[np.str_]) -> F64:
+    """Scores of a linear probe for studies of subjects it was not fitted on."""
     model = make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=7, cv=4, scoring="neg_log_loss", max_iter=2000))
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    return np.asarray(cross_val_predict(model, vectors, y, cv=folds, method="decision_function"))
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    return np.asarray(cross_val_predict(model, vectors, y, groups=subjects, cv=folds, method="decision_function"))
 
 
 def measure(cohort: Path, subjects: int, seed: int) -> Seen:
@@ -191,18 +193,20 @@ def measure(cohort: Path, subjects: int, seed: int) -> Seen:
     run("simulate", cohort, "--subjects", subjects, "--seed", seed, "--echo-share", 1.0, "--enrich", "--years", 0)
     run("index", "mimic-iv", cohort, "--out", cohort / "catalog")
     run("cache-echo", cohort / "catalog", "--teacher", "demo", "--out", cohort / "echo.zarr")
-    store, clips = embed_cache.open(cohort / "echo.zarr"), tables.read(cohort / "catalog").clips.to_pylist()
+    store = embed_cache.open(cohort / "echo.zarr")
     ok = {row["id"] for row in store.index.to_pylist() if row["live"] and row["status"] == "ok"}
-    truth = pq.read_table(cohort / "truth.parquet").to_pylist()
-    views = {row["clip_id"]: row["view"] for row in truth if row["kind"] == "clip"}
-    kept = [row for row in clips if row["clip_id"] in ok and views[row["clip_id"]] in VIEW_NAMES]
-    pooled = store.read("pooled", store.rows([row["clip_id"] for row in kept])).astype(np.float64)
-    shown = {row["subject_id"] for row in kept}
-    people = [row for row in truth if row["kind"] == "subject" and row["subject_id"] in shown]
-    place = {row["subject_id"]: number for number, row in enumerate(people)}
-    of = np.array([place[row["subject_id"]] for row in kept])
-    mean = np.stack([pooled[of == number].mean(0) for number in range(len(people))])
-    return Seen(vectors=mean, truth=people, of_clip=pooled, clip_subject=of, clip_view=[views[row["clip_id"]] for row in kept])
+    rows = pq.read_table(cohort / "truth.parquet").to_pylist()
+    clips = [row for row in rows if row["kind"] == "clip" and row["content"] == "cine" and row["clip_id"] in ok]
+    pooled = store.read("pooled", store.rows([row["clip_id"] for row in clips])).astype(np.float64)
+    names, of = np.unique([row["study_id"] for row in clips], return_inverse=True)
+    first = [int(np.flatnonzero(of == number)[0]) for number in range(len(names))]
+    return Seen(
+        vectors=np.stack([pooled[of == number].mean(0) for number in range(len(names))]),
+        truth=[clips[number] for number in first],
+        of_clip=pooled,
+        clip_study=of,
+        clip_view=[row["view"] for row in clips],
+    )
 
 
 def run(*words: object) -> None:

@@ -16,6 +16,7 @@ import datetime
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,6 +34,7 @@ SHARES = (1 / 3, 1 / 10, 1 / 100)
 TASKS = {"lvef_lt_40": "LVEF < 40 %", "severe_lvh": "severe LVH", "dilated_lv": "dilated LV"}
 SINGLE = "a4c"
 VIEWS = (SINGLE, "a2c", "plax")
+FRAMES = 16
 EVALS = ("zero_shot", "linear_probe", "uncertainty", "supervised")
 F64 = npt.NDArray[np.float64]
 
@@ -94,7 +96,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--subjects", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[31, 32, 33])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--bootstraps", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) // 2, 1), help="trainings at once, one thread each")
     parser.add_argument("--report-only", action="store_true")
@@ -111,39 +113,43 @@ def main() -> None:
 
 def prepare(work: Path, seed: int, subjects: int) -> None:
     """Cohort, catalogs and stores of one seed."""
-    whole = cohort(work, SHARES[0])
-    options = (
-        "--subjects",
-        subjects,
-        "--seed",
-        seed,
-        "--enrich",
-        "--ecgs-per-subject",
-        2,
-        "--frames",
-        24,
-        "--views",
-        ",".join(VIEWS),
-    )
-    for share in SHARES:
-        there = cohort(work, share)
-        tables = () if share == SHARES[0] else ("--tables-only",)
-        command("simulate", there, *options, "--echo-share", share, *tables)
-        command("index", "mimic-iv", there, "--out", there / "catalog")
-        name_views(there)
-    command("cache-echo", whole / "catalog", "--teacher", "demo", "--out", work / "echo.zarr")
-    command("cache-ecg", whole / "catalog", "--contract", "echoing_ecg", "--out", work / "ecg.zarr")
+    cohort = work / "cohort"
+    command("simulate", cohort, "--subjects", subjects, "--seed", seed, "--enrich", "--ecgs-per-subject", 2,
+            "--frames", FRAMES, "--views", ",".join(VIEWS), "--echo-share", SHARES[0])  # fmt: skip
+    command("index", "mimic-iv", cohort, "--out", catalog_of(work, SHARES[0]))
+    name_views(cohort, catalog_of(work, SHARES[0]))
+    for share in SHARES[1:]:
+        thin(catalog_of(work, SHARES[0]), catalog_of(work, share), share, subjects, seed)
+    command("cache-echo", catalog_of(work, SHARES[0]), "--teacher", "demo", "--out", work / "echo.zarr")
+    command("cache-ecg", catalog_of(work, SHARES[0]), "--contract", "echoing_ecg", "--out", work / "ecg.zarr")
 
 
-def cohort(work: Path, share: float) -> Path:
-    return work / f"cohort_{round(1 / share)}"
+def catalog_of(work: Path, share: float) -> Path:
+    return work / f"catalog_{round(1 / share)}"
 
 
-def name_views(there: Path) -> None:
+def thin(whole: Path, out: Path, share: float, subjects: int, seed: int) -> None:
+    """The catalog `whole` as if only `share` of the subjects had cines; smaller shares are subsets of larger ones."""
+    clips = pq.read_table(whole / "clips.parquet")
+    people = sorted(set(clips["subject_id"].to_pylist()))
+    order = np.random.default_rng(seed).permutation(len(people))
+    kept = pa.array([people[k] for k in order[: round(share * subjects)]], pa.string())
+    shutil.copytree(whole, out, dirs_exist_ok=True)
+    pq.write_table(clips.filter(pc.is_in(clips["subject_id"].cast(pa.string()), value_set=kept)), out / "clips.parquet")
+    pairs = pq.read_table(whole / "pairs.parquet")
+    stays = pc.is_in(pairs["subject_id"].cast(pa.string()), value_set=kept)
+    for name in ("study_id", "gap_days"):
+        place = pairs.column_names.index(name)
+        nothing = pa.nulls(pairs.num_rows, pairs.schema.field(name).type)
+        pairs = pairs.set_column(place, pairs.schema.field(name), pc.if_else(stays, pairs[name], nothing))
+    pq.write_table(pairs, out / "pairs.parquet")
+
+
+def name_views(cohort: Path, catalog: Path) -> None:
     """Write the true view of each cine into the catalog, as a laboratory with labelled views would."""
-    path = there / "catalog" / "clips.parquet"
+    path = catalog / "clips.parquet"
     clips = pq.read_table(path)
-    truth = pq.read_table(there / "truth.parquet", columns=["clip_id", "view"])
+    truth = pq.read_table(cohort / "truth.parquet", columns=["clip_id", "view"])
     named = {row["clip_id"]: row["view"] for row in truth.to_pylist() if row["clip_id"]}
     views = pa.array([named.get(clip) for clip in clips["clip_id"].to_pylist()], pa.string())
     if "view" in clips.column_names:
@@ -158,11 +164,10 @@ def train(work: Path, seed: int, run: Run, words: argparse.Namespace) -> None:
     out = work / "runs" / run.name
     if (out / "metrics.json").exists():
         return
-    there = cohort(work, run.share or SHARES[0])
     echo = ("--echo", work / "echo.zarr") if run.share else ()
     settings = [w for s in (f"optim.steps={words.steps}", f"seed={seed}", *run.settings) for w in ("--set", s)]
-    command("train", run.method, "--recipe", "small", "--catalog", there / "catalog", "--ecg", work / "ecg.zarr", *echo,
-            "--out", out, *settings)  # fmt: skip
+    command("train", run.method, "--recipe", "small", "--catalog", catalog_of(work, run.share or SHARES[0]),
+            "--ecg", work / "ecg.zarr", *echo, "--out", out, *settings)  # fmt: skip
     chosen = [w for name in EVALS for w in ("--evals", name)]
     command("eval", out, "--bootstraps", words.bootstraps, *chosen)
 
@@ -207,7 +212,7 @@ def report(words: argparse.Namespace) -> str:
         f"- command: `python benchmarks/simulated_cohort.py --subjects {words.subjects} --seeds {seeds} --steps {words.steps} "
         f"--bootstraps {words.bootstraps}`",
         f"- **simulated cohorts, no real person**: {words.subjects} subjects a seed, enriched, at most 2 ECGs each, "
-        f"views {', '.join(VIEWS)} of 24 frames, default difficulty; small recipe, {words.steps} steps, one thread",
+        f"views {', '.join(VIEWS)} of {FRAMES} frames, default difficulty; small recipe, {words.steps} steps, one thread",
         f"- seeds complete for every run: {complete} of {len(words.seeds)}; a cell with fewer says so",
         "- AUROC: mean over seeds, 95 % interval by bootstrap over subjects within seeds",
         "",
@@ -373,9 +378,8 @@ def artefact_table(words: argparse.Namespace, judged: dict[str, dict[int, Judged
         parts: dict[str, list[Any]] = {}
         for seed in judged[run.name]:
             work = words.work / str(seed)
-            there = cohort(work, SHARES[0])
-            tested = _test_subjects(there)
-            truth = pq.read_table(there / "truth.parquet", columns=["kind", "ecg_id", "subject_id", "artefacts_s"])
+            tested = _test_subjects(catalog_of(work, SHARES[0]))
+            truth = pq.read_table(work / "cohort" / "truth.parquet", columns=["kind", "ecg_id", "subject_id", "artefacts_s"])
             rows = {row["ecg_id"]: row for row in truth.to_pylist() if row["kind"] == "ecg"}
             test = [i for i, row in rows.items() if row["subject_id"] in tested]
             store = embed_cache.open(work / "ecg.zarr")
@@ -398,10 +402,10 @@ def artefact_table(words: argparse.Namespace, judged: dict[str, dict[int, Judged
     return lines
 
 
-def _test_subjects(there: Path) -> frozenset[str]:
+def _test_subjects(path: Path) -> frozenset[str]:
     from ecgecho import catalog
 
-    people = catalog.read(there / "catalog").subjects
+    people = catalog.read(path).subjects
     return frozenset(people.filter(pc.equal(people["split"], "test"))["subject_id"].to_pylist())
 
 

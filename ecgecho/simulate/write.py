@@ -331,7 +331,7 @@ def floats(values: npt.NDArray[np.float64], digits: int) -> list[float]:
     return rounded
 
 
-_STATE = ("lvef", "edv_ml", "esv_ml", "wall_mm", "la_ml", "rvsp_mmhg", "hr_bpm")
+_STATE = ("lvef", "edv_ml", "esv_ml", "wall_mm", "mass_g", "bsa_m2", "la_ml", "rv_mm", "rvsp_mmhg", "hr_bpm")
 TRUTH = pa.schema(
     [
         ("kind", pa.string()),  # subject, ecg, clip or note
@@ -343,6 +343,8 @@ TRUTH = pa.schema(
         ("hadm_id", pa.string()),
         ("path", pa.string()),
         ("days", pa.float64()),  # since the first echo visit; the state below is that day's
+        ("age", pa.int16()),
+        ("sex", pa.string()),
         ("view", pa.string()),
         ("content", pa.string()),  # cine, still, spectral, colour or m_mode
         ("quirks", pa.list_(pa.string())),
