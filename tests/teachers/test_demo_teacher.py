@@ -17,6 +17,7 @@ from safetensors import safe_open
 from ecgecho.echo.sector import blank, find_sector
 from ecgecho.io import read_echo
 from ecgecho.simulate import USER_SEEDS, VIEWS, cine, draw_heart, stream, write
+from ecgecho.simulate.text import VIEW_NAMES
 from ecgecho.teachers import demo
 from ecgecho.types import UserError
 
@@ -104,13 +105,13 @@ def held_out(teacher: demo.DemoTeacher, tmp_path_factory: pytest.TempPathFactory
     """Hearts of a user's seed, half of them with an LVEF below 40; their cines written, read back, masked and taught."""
     folder = tmp_path_factory.mktemp("cines")
     low = teacher.embed_text(LOW).mean(0) - teacher.embed_text(HIGH).mean(0)
-    views = teacher.embed_text(["apical four chamber view", "parasternal long axis view"])
+    views = teacher.embed_text([VIEW_NAMES[view] for view in VIEWS])
     found: dict[str, list[float]] = {"score": [], "lvef": [], "edv_ml": [], "view_right": [], "still": []}
     for index in range(HEARTS):
         rng = stream(500, index, "heart")
         heart = draw_heart(rng, enrich=False)
         heart = dataclasses.replace(heart, lvef=round(float(rng.uniform(20, 38) if index % 2 else rng.uniform(42, 68)), 1))
-        view = VIEWS[index // 2 % 2]
+        view = VIEWS[index // 2 % len(VIEWS)]
         drawn = cine(heart, view, stream(500, index, "echo"), frames=16)
         path = folder / f"{index}.dcm"
         write.dicom(path, drawn, subject_id=index, study_id=index, instance=1, time=datetime(2150, 1, 1))
