@@ -136,7 +136,7 @@ def timed(title: str, what: str, count: int, *words: object) -> str:
 
 def run(*words: object) -> None:
     done = subprocess.run([sys.executable, "-m", "ecgecho", *map(str, words)], capture_output=True, text=True, check=False)
-    if done.returncode:
+    if done.returncode not in (0, 3):  # 3: some ECGs have a gap through all leads
         sys.exit(f"{json.dumps([str(w) for w in words])} ended with {done.returncode}:\n{done.stderr}")
 
 

@@ -64,7 +64,7 @@ def main() -> None:
     if words and not words[0].startswith("-"):
         words[0] = words[0].replace("_", "-")
     try:
-        app(args=words, standalone_mode=True)
+        app(args=words, prog_name="ecgecho", standalone_mode=True)
     except (KeyboardInterrupt, _Interrupted):
         again = shlex.join(["ecgecho", *words])
         _say(f"Interrupted; finished work is kept. The same command goes on from here:\n  {again}")

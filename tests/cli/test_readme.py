@@ -12,7 +12,7 @@ PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("embed_c
 
 # What makes a block small enough for a test, and what stands in for files that cannot be shipped.
 SMALLER = {
-    "--subjects 300": "--subjects 20 --enrich --views a4c,plax --frames 24",
+    "--subjects 300": "--subjects 20 --enrich",
     "--recipe small": "--recipe small --set optim.steps=3",
     "--weights path/or/hub-id": "--weights random:0",
     "ecgecho eval runs/a": "ecgecho eval runs/a --bootstraps 20 --evals zero_shot --evals linear_probe --evals retrieval",
