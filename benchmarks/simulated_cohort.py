@@ -35,6 +35,8 @@ TASKS = {"lvef_lt_40": "LVEF < 40 %", "severe_lvh": "severe LVH", "dilated_lv": 
 SINGLE = "a4c"
 VIEWS = (SINGLE, "a2c", "plax")
 FRAMES = 16
+PLACED = 120
+"""Clean test recordings of a seed that are disturbed."""
 EVALS = ("zero_shot", "linear_probe", "uncertainty", "supervised")
 F64 = npt.NDArray[np.float64]
 
@@ -224,6 +226,12 @@ def report(words: argparse.Namespace) -> str:
     lines += halves_table(judged)
     lines += ["", "Does variance find the artefacts that were put there? AUROC of an ECG's variance for having the artefact:", ""]
     lines += artefact_table(words, judged)
+    lines += [
+        "",
+        "The same, for strong artefacts put on recordings that have none (paired: share of ECGs whose variance rises):",
+        "",
+    ]
+    lines += placed_table(words, judged)
     lines += ["", "Views of a study in the teacher's space (medians over studies, all seeds):", ""]
     lines += view_table(words)
     return "\n".join(lines) + "\n"
@@ -400,6 +408,68 @@ def artefact_table(words: argparse.Namespace, judged: dict[str, dict[int, Judged
             statistic, people = _pooled(found, lambda part, _: _auroc(part))
             lines.append(f"| {run.title} | {kind} | {counts} | {_text(stats.bootstrap(statistic, people), len(found))} |")
     return lines
+
+
+def placed_table(words: argparse.Namespace, judged: dict[str, dict[int, Judged]]) -> list[str]:
+    """Clean test recordings as files, disturbed before the contract's filter, embedded as a user would."""
+    from ecgecho import stats
+    from ecgecho.embed import load
+    from ecgecho.io import read_ecg
+
+    lines = [
+        "| trained as | artefact | variance, disturbed : clean | share that rises | AUROC, disturbed against clean |",
+        "|---|---|---|---|---|",
+    ]
+    for run in runs():
+        if run.name not in ("pcme_text", "pcme_both_3"):
+            continue
+        parts: dict[str, list[Any]] = {}
+        for seed in judged[run.name]:
+            work = words.work / str(seed)
+            tested = _test_subjects(catalog_of(work, SHARES[0]))
+            truth = pq.read_table(
+                work / "cohort" / "truth.parquet", columns=["kind", "ecg_id", "subject_id", "path", "artefacts_s"]
+            )
+            clean = [r for r in truth.to_pylist() if r["kind"] == "ecg" and r["subject_id"] in tested and not r["artefacts_s"]][
+                :PLACED
+            ]
+            student = load(work / "runs" / run.name)
+            rng = np.random.default_rng(seed)
+            found: dict[str, list[float]] = {}
+            for row in clean:
+                record = read_ecg(work / "cohort" / row["path"])
+                for kind, signal in {"none": record.signal, **disturbed(record.signal, record.fs_hz, record.leads, rng)}.items():
+                    logvar = student.embed(signal, record.fs_hz, record.leads).logvar
+                    assert logvar is not None
+                    found.setdefault(kind, []).append(float(logvar.double().exp().sum()))
+            people = np.array([row["subject_id"] for row in clean] * 2)
+            plain = np.array(found.pop("none"))
+            for kind, values in found.items():
+                both = np.concatenate([np.array(values), plain])
+                y = np.repeat([1, 0], len(plain))
+                parts.setdefault(kind, []).append((tuple(people), y, people, both[None]))
+        for kind, seeds in parts.items():
+            ratio = np.median(np.concatenate([p[3][0][: len(p[1]) // 2] / p[3][0][len(p[1]) // 2 :] for p in seeds]))
+            rises = np.mean(np.concatenate([p[3][0][: len(p[1]) // 2] > p[3][0][len(p[1]) // 2 :] for p in seeds]))
+            statistic, people = _pooled(seeds, lambda part, _: _auroc(part))
+            auroc = _text(stats.bootstrap(statistic, people), len(seeds))
+            lines.append(f"| {run.title} | {kind} | {ratio:.2f} | {rises:.2f} | {auroc} |")
+    return lines
+
+
+def disturbed(signal: Any, fs_hz: float, leads: tuple[str, ...], rng: np.random.Generator) -> dict[str, Any]:
+    """Artefacts that nobody would overlook, each alone on (12, L) mV."""
+    time = np.arange(signal.shape[1]) / fs_hz
+    off, moved = signal.copy(), signal.copy()
+    off[[leads.index(name) for name in ("V1", "V2", "V3")]] = 0
+    moved[:, round(3 * fs_hz) : round(4 * fs_hz)] += 2 * rng.choice([-1.0, 1.0], (len(signal), 1)).astype(np.float32)
+    return {
+        "baseline wander, 1 mV at 0.3 Hz": (signal + np.sin(2 * np.pi * 0.3 * time)).astype(np.float32),
+        "mains, 0.3 mV at 60 Hz": (signal + 0.3 * np.sin(2 * np.pi * 60 * time)).astype(np.float32),
+        "muscle, 0.3 mV": (signal + 0.3 * rng.standard_normal(signal.shape)).astype(np.float32),
+        "motion, 2 mV for 1 s in all leads": moved,
+        "V1-V3 flat": off,
+    }
 
 
 def _test_subjects(path: Path) -> frozenset[str]:
