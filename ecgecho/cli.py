@@ -123,7 +123,7 @@ def options(
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
-    subjects: Annotated[int, typer.Option(min=4, help="How many people.")] = 300,
+    subjects: Annotated[int, typer.Option(min=2, help="How many people.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="Below 1,000,000; larger ones trained what is shipped.")] = 7,
     echo_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of subjects with cines.")] = 0.25,
     resolution: Annotated[str, typer.Option(metavar="ROWSxCOLUMNS", help="Size of a picture.")] = "300x400",
@@ -166,6 +166,8 @@ def simulate(
     following = module.READ_BY.format(root=_q(out), beside=_q(out / "catalog"), ecg=_q(out / "ecg.zarr"))
     if tables_only:
         print("no waveforms or pictures; the same command without --tables-only adds them.")
+        if not module.READ_BY.startswith("ecgecho index"):
+            following = ""  # only an index needs no waveforms
     elif not following:
         print(f"nothing in ecgecho reads the layout {module.NAME} yet; its tables and arrays are for other tools.")
     _close("simulate", out, counts, 0, bar.seconds, following)

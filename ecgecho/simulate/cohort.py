@@ -83,7 +83,7 @@ def simulate(
         enrich=enrich,
         frames=frames,
         size=(int(size[0]), int(size[1])),
-        views=tuple(views),
+        views=tuple(sorted(views, key=lambda view: VIEWS.index(view) if view in VIEWS else len(VIEWS))),
         ecgs_per_subject=ecgs_per_subject,
         years=float(years),
         difficulty=float(difficulty),

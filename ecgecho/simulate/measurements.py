@@ -50,6 +50,8 @@ class Reading:
     """0 without an atrial kick."""
     septal_e_m_s: float
     lateral_e_m_s: float
+    e_decel_ms: float
+    av_area_cm2: float
     lvot_cm: float
     vti_cm: float
     hr_bpm: int
@@ -97,6 +99,9 @@ def read(heart: Heart, rng: np.random.Generator) -> Reading:
         a_m_s=float(np.clip(0.55 + 0.006 * old - 0.12 * ill + 0.12 * z[17], 0.2, 1.3)) if heart.rhythm == "sinus" else 0.0,
         septal_e_m_s=septal_e,
         lateral_e_m_s=septal_e + max(0.022 + 0.012 * z[18], 0.0),
+        e_decel_ms=float(np.clip(210 - 45 * ill + 20 * z[21], 100, 320)),
+        # By continuity: errors of the jet's velocity divide it, those of the outflow tract multiply it.
+        av_area_cm2=(3.0, 1.7, 1.2, 0.8)[heart.aortic_stenosis] * math.exp(0.06 * z[1] - 0.08 * z[15] + 0.06 * z[19]),
         lvot_cm=float(lvot),
         vti_cm=float(np.clip(stroke / (math.pi / 4 * lvot**2) * math.exp(0.06 * z[19]), 6, 40)),
         hr_bpm=round(heart.hr_bpm + 2 * z[20]),
@@ -175,15 +180,14 @@ def rows(heart: Heart, reading: Reading, test_type: TestType, year: int, rng: np
         )
         if heart.aortic_stenosis:
             take("av_mean_grad", "Aortic valve mean gradient", str(round(2.4 * reading.av_m_s**2)), "mmHg", 0.85)
-            area = (3.0, 1.7, 1.2, 0.8)[heart.aortic_stenosis]
-            take("av_area_continuity", "Aortic valve area, continuity", f"{area:.1f}", "cm2", 0.8)
+            take("av_area_continuity", "Aortic valve area, continuity", f"{reading.av_area_cm2:.1f}", "cm2", 0.8)
         take("lvot_diam", "LVOT diameter", f"{reading.lvot_cm:.1f}", "cm", 0.5)
         take("lvot_vti", "LVOT velocity time integral", str(round(reading.vti_cm)), "cm", 0.5)
         velocity("mv_peak_e", "Mitral E velocity", reading.e_m_s, 0.75, 1 if year < VELOCITIES_IN_CM_S_FROM else 2)
         if reading.a_m_s:
             velocity("mv_peak_a", "Mitral A velocity", reading.a_m_s, 0.72, 1 if year < VELOCITIES_IN_CM_S_FROM else 2)
             take("mv_peak_e_a", "Mitral E/A ratio", f"{reading.e_m_s / reading.a_m_s:.2f}", "", 0.7)
-        take("mv_e_decel", "Mitral E deceleration time", str(round(210 - 45 * heart.severity)), "ms", 0.5)
+        take("mv_e_decel", "Mitral E deceleration time", str(round(reading.e_decel_ms)), "ms", 0.5)
         velocity("sept_e_prime", "Septal e'", reading.septal_e_m_s, 0.55)
         velocity("lat_e_prime", "Lateral e'", reading.lateral_e_m_s, 0.55)
         take("height_cm", "Height", str(round(heart.height_cm)), "cm", 0.5)

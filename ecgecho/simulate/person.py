@@ -6,7 +6,7 @@ Everything is a pure function of (seed, number of the person).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -81,8 +81,14 @@ class Person:
     admissions: tuple[Admission, ...]
 
     def heart_on(self, days: float) -> Heart:
-        """The heart on another day; on day 0, the one that was drawn."""
-        return self.heart if days == 0 else heart_at(self.heart, self.course, days)
+        """The heart on another day; on day 0, the one that was drawn.
+
+        Its age is MIMIC's: anchor_age + year of the event - anchor_year, as everyone computes it from the tables.
+        """
+        if days == 0:
+            return self.heart
+        age = self.heart.age + _clock(self.day_0, days).year - self.day_0.year
+        return replace(heart_at(self.heart, self.course, days), age=age)
 
     def body(self) -> Body:
         """What all ECGs of this person have in common."""
@@ -104,7 +110,7 @@ class Person:
 def draw_person(*, seed: int, index: int, start: int, enrich: bool, years: float, ecgs_per_subject: int, cines: bool) -> Person:
     """Person `index` of a seed whose identifiers begin at `start`; `years` is the time that the events spread over.
 
-    The first ECG lies within a day or so of the first visit, most others within weeks of some visit, the rest anywhere.
+    One ECG lies within a day or so of the first visit, most others within weeks of some visit, the rest anywhere.
     """
     heart = draw_heart(stream(seed, index, "heart"), enrich=enrich)
     course = draw_course(heart, stream(seed, index, "course"))
@@ -151,7 +157,7 @@ def draw_person(*, seed: int, index: int, start: int, enrich: bool, years: float
         when.append(round(float(days), 5))
     ecgs = tuple(
         Ecg(item=item, days=days, time=_clock(day_0, days), ecg_id=40_000_000 + start % 900_000 + 9 * index + item)
-        for item, days in enumerate(when)
+        for item, days in enumerate(sorted(when))
     )
     return Person(
         seed=seed,

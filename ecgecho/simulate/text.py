@@ -26,7 +26,7 @@ WALLS = {"anterior": "anterior wall and apex", "inferior": "inferior wall", "lat
 
 
 def machine_lines(heart: Heart, electro: Electro, beats: Beats, axis_deg: float, rng: np.random.Generator) -> list[str]:
-    """At most 18 lines of one ECG's report, rhythm first most of the time. `axis_deg` is the measured axis of the QRS."""
+    """At most 18 lines of one ECG's report: rhythm, conduction, findings, verdict. `axis_deg` is the measured axis of the QRS."""
     if heart.rhythm == "paced":
         paced = "Ventricular-paced rhythm" if electro.pr_ms == 0 else "Atrial-sensed ventricular-paced rhythm"
         return (
@@ -34,7 +34,18 @@ def machine_lines(heart: Heart, electro: Electro, beats: Beats, axis_deg: float,
             if rng.random() < 0.7
             else ["Pacemaker rhythm - no further analysis"]
         )
-    return _rhythm(heart, beats) + _conduction(electro, heart, axis_deg, rng) + _findings(heart, electro, rng)
+    rhythm = _rhythm(heart, beats)
+    said = _conduction(electro, heart, axis_deg, rng) + _findings(heart, electro, rng)
+    return [*rhythm, *said, _verdict(heart, rhythm, said, rng)]
+
+
+def _verdict(heart: Heart, rhythm: list[str], said: list[str], rng: np.random.Generator) -> str:
+    """The last line, which knows all lines before it."""
+    draw = rng.random()
+    if rhythm == ["Sinus rhythm"] and not said:
+        return "Normal ECG" if draw < 0.8 else "Within normal limits"
+    sure = heart.rhythm == "af" or heart.conduction in ("lbbb", "rbbb") or len(said) > 1
+    return "Abnormal ECG" if sure or (said and draw < 0.6) else "Borderline ECG"
 
 
 def _rhythm(heart: Heart, beats: Beats) -> list[str]:
@@ -109,9 +120,7 @@ def _findings(heart: Heart, electro: Electro, rng: np.random.Generator) -> list[
             lines.append("Nonspecific T wave abnormalities" if rng.random() < 0.6 else "Lateral T wave changes are nonspecific")
     if electro.qtc_ms > 470 + 6 * rng.normal():
         lines.append("Prolonged QT interval")
-    if lines or heart.rhythm == "af" or heart.conduction in ("lbbb", "rbbb"):
-        return [*lines, "Abnormal ECG" if len(lines) > 1 or rng.random() < 0.6 else "Borderline ECG"]
-    return ["Normal ECG" if rng.random() < 0.8 else "Within normal limits"]
+    return lines
 
 
 def echo_report(heart: Heart, view: str, rng: np.random.Generator) -> str:
@@ -266,7 +275,8 @@ def findings(heart: Heart, reading: Reading, rng: np.random.Generator) -> list[t
         ("PULMONARY ARTERY", _pressure(reading, chance[7])),
         ("PERICARDIUM", "There is no pericardial effusion." if chance[8] < 0.95 else "There is a trivial pericardial effusion."),
     ]
-    return [part for part, draw in zip(found, (0.9, 1.0, 0.9, 0.9, 0.95, 0.8, 0.8, 0.9), strict=True) if chance[15] * 0.9 < draw]
+    shares = (0.9, 1.0, 0.9, 0.9, 0.95, 0.8, 0.8, 0.9)
+    return [part for part, share, draw in zip(found, shares, rng.random(len(found)), strict=True) if draw < share]
 
 
 def conclusion(heart: Heart, reading: Reading, rng: np.random.Generator) -> list[str]:

@@ -20,6 +20,7 @@ from command_line import ecgecho
 from ecgecho.io import scan_echo
 from ecgecho.simulate import USER_SEEDS, draw_heart, simulate, stream, write
 from ecgecho.simulate.ecg import LEADS
+from ecgecho.simulate.echo import VIEWS
 from ecgecho.simulate.layouts import mimic_iv
 from ecgecho.types import UsageError, UserError
 
@@ -167,6 +168,13 @@ def test_a_misspelt_option_is_told_what_was_meant(tmp_path: Path, words: tuple[s
     assert told in done.stderr
 
 
+def test_the_next_command_is_named_only_where_it_works(tmp_path: Path) -> None:
+    for layout, told in (("mimic-iv", True), ("ptb-xl", False)):
+        done = ecgecho("simulate", tmp_path / layout, "--subjects", 2, "--layout", layout, "--tables-only")
+        assert done.returncode == 0
+        assert ("next: " in done.stdout) == told
+
+
 def test_users_cannot_take_the_shipped_seeds_and_training_cannot_take_the_users(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         simulate(tmp_path / "c", shipped_training=True, **SMALL)  # type: ignore[arg-type]
@@ -293,6 +301,31 @@ def test_a_study_holds_every_kind_of_file_and_every_quirk_somewhere(every_kind: 
         assert ("no_regions" in header.defects) == ("no_regions" in (row["quirks"] or ()))
         if row["content"] == "cine":
             assert header.frame_time_ms == pytest.approx(row["frame_time_ms"], rel=0.1)
+        regions = pydicom.dcmread(every_kind / row["path"], stop_before_pixels=True).get("SequenceOfUltrasoundRegions", [])
+        formats = {region.RegionSpatialFormat for region in regions}
+        if row["content"] in ("spectral", "m_mode"):
+            assert {"spectral": 3, "m_mode": 2}[row["content"]] in formats
+        else:
+            assert formats <= {1}
+        if row["content"] == "spectral":
+            assert {region.RegionDataType for region in regions if region.RegionSpatialFormat == 3} <= {3, 4}
+
+
+def test_the_order_in_which_views_are_asked_for_changes_nothing(tmp_path: Path) -> None:
+    plan = SMALL | {"subjects": 4, "tables_only": True}
+    simulate(tmp_path / "c", workers=1, **(plan | {"views": ("plax", "a4c")}))  # type: ignore[arg-type]
+    assert simulate(tmp_path / "c", workers=1, **(plan | {"views": ("a4c", "plax")}))["files_written"] == 0  # type: ignore[arg-type]
+
+
+def test_the_cines_of_studies_come_in_many_orders(tmp_path: Path) -> None:
+    plan = SMALL | {"subjects": 40, "echo_share": 1.0, "tables_only": True, "views": VIEWS}
+    simulate(tmp_path / "c", workers=1, **plan)  # type: ignore[arg-type]
+    studies: dict[str, list[str]] = {}
+    for row in truth(tmp_path / "c", "clip"):
+        if row["content"] == "cine":
+            studies.setdefault(row["study_id"], []).append(row["view"])
+    assert all(sorted(views) == sorted(VIEWS) for views in studies.values())
+    assert {views[0] for views in studies.values()} == set(VIEWS)
 
 
 @pytest.mark.parametrize("tool", ["dcmftest", "dciodvfy"])

@@ -6,6 +6,7 @@ import ast
 import csv
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import wfdb
 
 from ecgecho.io import ItemError
 from ecgecho.io.wfdb import read as read_wfdb
-from ecgecho.simulate import layouts, simulate
+from ecgecho.simulate import draw_heart, layouts, measurements, simulate, stream
 from ecgecho.simulate.layouts import echonext, music, ptb_xl
 from ecgecho.types import STANDARD_LEADS, UsageError
 
@@ -40,6 +41,12 @@ def next_(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def musical(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made(tmp_path_factory.mktemp("l"), "music", 3)
+
+
+def plan_of(root: Path) -> layouts.Plan:
+    said = json.loads((root / "simulated.json").read_text())
+    said.pop("what")
+    return layouts.Plan(**(said | {"size": tuple(said["size"]), "views": tuple(said["views"])}))
 
 
 def table(path: Path, **words: str) -> list[dict[str, str]]:
@@ -96,6 +103,7 @@ def test_ptb_xl_codes_follow_the_heart(ptb: Path) -> None:
         codes, heart = ast.literal_eval(row["scp_codes"]), hearts[row["ecg_id"]]
         assert ("AFIB" in codes) == (heart["rhythm"] == "af")
         assert ("PACE" in codes) == (heart["rhythm"] == "paced")
+        assert "NORM" not in codes or {ptb_xl.STATEMENTS[code][1] for code in codes} <= {"NORM", "form", "rhythm"}
     assert all(code in ptb_xl.STATEMENTS for _, code, _, _ in ptb_xl.PHRASES)
 
 
@@ -120,14 +128,37 @@ def test_echonext_rows_and_arrays_agree_and_values_are_standardised(next_: Path)
     assert np.corrcoef(age, said)[0, 1] > 0.999
 
 
-def test_echonext_flags_are_zero_where_nothing_was_measured(next_: Path) -> None:
-    unmeasured = 0
-    for row in table(next_ / "echonext_metadata_100k.csv"):
-        assert row["lvef_lte_45_flag"] == str(int(bool(row["lvef_value"]) and float(row["lvef_value"]) <= 45))
-        assert row["tr_max_gte_32_flag"] == "0" or float(row["tr_max_velocity_value"]) >= 3.2 - 0.005
-        assert row["shd_moderate_or_greater_flag"] == str(int(any(row[flag] == "1" for flag in echonext.FLAGS[:-1])))
-        unmeasured += row["tr_max_velocity_value"] == ""
-    assert unmeasured
+def test_echonext_flags_are_those_of_the_values_beside_them_and_zero_where_nothing_was_measured() -> None:
+    values = ("lvef_value", "ivs_measurement", "lvpw_measurement", "pasp_value", "tr_max_velocity_value")
+    names = [*echonext.FLAGS, *values]
+    seen: Counter[tuple[str, bool, bool]] = Counter()
+    for index in range(800):
+        heart = draw_heart(stream(5, index, "heart"), enrich=True)
+        reading = measurements.read(heart, stream(5, index, "measurement"))
+        row = dict(zip(names, echonext._labels(heart, reading, stream(5, index, "text")), strict=False))
+        lvef, septum, posterior, pressure, velocity = (float(str(row[name]) or "nan") for name in values)
+        wanted = {
+            "lvef_lte_45_flag": (lvef, lvef <= 45),
+            "lvwt_gte_13_flag": (septum, max(septum, posterior) >= 1.3),
+            "pasp_gte_45_flag": (pressure, pressure >= 45),
+            "tr_max_gte_32_flag": (velocity, velocity >= 3.2),
+        }
+        for name, (value, flag) in wanted.items():
+            assert row[name] == int(flag), (name, value)
+            seen[name, bool(np.isnan(value)), flag] += 1
+        assert row["shd_moderate_or_greater_flag"] == int(any(row[flag] for flag in echonext.FLAGS[:-1]))
+    for name in wanted:
+        assert min(seen[name, False, True], seen[name, False, False], seen[name, True, False]) >= 5, name
+        assert seen[name, True, True] == 0
+
+
+def test_echonext_years_are_those_of_the_calendar(next_: Path) -> None:
+    job = layouts.Job(out=next_, plan=plan_of(next_), tables_only=True)
+    years = {}
+    for index in range(30):
+        who = job.person(index)
+        years |= {str(ecg.ecg_id): str(who.year_0 + ecg.time.year - who.day_0.year) for ecg in who.ecgs}
+    assert {row["ecg_key"]: row["acquisition_year"] for row in table(next_ / "echonext_metadata_100k.csv")} == years
 
 
 def test_music_has_semicolons_decimal_commas_and_twenty_minutes_of_three_leads(musical: Path) -> None:
@@ -145,8 +176,21 @@ def test_music_has_semicolons_decimal_commas_and_twenty_minutes_of_three_leads(m
     found = wfdb.rdrecord(str(musical / names[1]))
     assert (found.fs, found.sig_len, found.sig_name) == (1000, music.SAMPLES, ["X", "Y", "Z"])
     assert set(np.unique(found.p_signal[:9000])) == {0.0, 1.0}
-    beats = next(r for r in truth(musical, "ecg") if r["path"] == names[1])["r_times_s"]
-    assert 900 < len(beats) < 3200
+    told = {row["path"]: row for row in truth(musical, "ecg")}
+    assert 900 < len(told[names[1]]["r_times_s"]) < 3200
+    for row in told.values():  # under the square wave nothing is left of the heart
+        assert min(row["r_times_s"]) >= music.CALIBRATION_S
+        assert all(artefact["start_s"] >= music.CALIBRATION_S for artefact in row["artefacts_s"])
+
+
+def test_what_the_square_wave_of_music_covers_is_not_in_the_truth() -> None:
+    row = {
+        "r_times_s": [9.5, 10.2],
+        "artefacts_s": [{"start_s": 2.0, "stop_s": 8.0}, {"start_s": 9.0, "stop_s": 12.0}, {"start_s": 20.0, "stop_s": 21.0}],
+    }
+    found = music._uncovered(row)
+    assert found["r_times_s"] == [10.2]
+    assert found["artefacts_s"] == [{"start_s": 10.0, "stop_s": 12.0}, {"start_s": 20.0, "stop_s": 21.0}]
 
 
 def test_the_suspect_header_of_music_promises_two_thirds_of_its_file(musical: Path) -> None:

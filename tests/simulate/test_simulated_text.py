@@ -50,6 +50,16 @@ def test_machine_lines_name_the_rhythm_and_the_block_and_only_hint_at_the_wall()
     assert counts["said True"] < counts["thick True"]
 
 
+def test_a_machine_calls_an_ecg_normal_only_where_it_says_nothing_but_sinus_rhythm() -> None:
+    normal = 0
+    for index in range(600):
+        _, lines = lines_of(index)
+        if {"Normal ECG", "Within normal limits"} & set(lines):
+            normal += 1
+            assert lines[:-1] == ["Sinus rhythm"]
+    assert normal > 30
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_short_report_can_name_its_view_and_never_another(view: str) -> None:
     heart = hearts(1)[0]
@@ -95,6 +105,24 @@ def rows_of_years() -> list[tuple[int, str, list[list[object]]]]:
         kind = ("tte", "tte", "stress", "tee")[index % 4]
         found.append((year, kind, measurements.rows(heart, measurements.read(heart, rng), kind, year, rng)))
     return found
+
+
+def test_what_is_measured_beside_lvef_does_not_give_it_away() -> None:
+    """Equal hearts are read differently, every number of them."""
+    heart = dataclasses.replace(hearts(1)[0], aortic_stenosis=2)
+    readings = [measurements.read(heart, stream(5, i, "measurement")) for i in range(200)]
+    assert 12 < np.std([r.e_decel_ms for r in readings]) < 28
+    assert 0.05 < np.std([r.av_area_cm2 for r in readings]) < 0.3
+
+
+def test_a_full_report_leaves_sections_out_each_on_its_own_and_never_the_left_ventricle() -> None:
+    heart = hearts(1)[0]
+    reading = measurements.read(heart, stream(5, 0, "measurement"))
+    said = [{name for name, _ in text.findings(heart, reading, stream(5, i, "text"))} for i in range(300)]
+    counts = Counter(name for names in said for name in names)
+    assert counts["LEFT VENTRICLE"] == 300
+    assert all(200 < count < 300 for name, count in counts.items() if name != "LEFT VENTRICLE")
+    assert len({frozenset(names) for names in said}) > 8
 
 
 def test_all_seven_names_of_lvef_occur_and_stress_only_in_stress_tests() -> None:
@@ -200,6 +228,12 @@ def test_codes_follow_the_heart_with_omissions_and_change_with_the_year() -> Non
 def test_a_person_over_no_years_is_seen_once_and_over_years_changes() -> None:
     assert all(len(person(i, years=0).visits) == 1 for i in range(40))
     people = [person(i, seed=13) for i in range(200)]
+    for who in people:
+        assert [ecg.days for ecg in who.ecgs] == sorted(ecg.days for ecg in who.ecgs)
+        assert [ecg.item for ecg in who.ecgs] == list(range(len(who.ecgs)))
+        for event in (*who.ecgs, *who.visits):
+            # As everyone computes it from the tables: anchor_age + year - anchor_year.
+            assert who.heart_on(event.days).age == who.heart.age + event.time.year - who.day_0.year
     assert {len(who.visits) for who in people} == {1, 2, 3}
     for who in people:
         assert [visit.days for visit in who.visits] == sorted(visit.days for visit in who.visits)

@@ -78,13 +78,12 @@ def subject(job: Job, person: Person) -> Rows:
         measurements.read(person.heart_on(visit.days), stream(person.seed, person.index, "measurement", visit.item))
         for visit in person.visits
     ]
-    ecgs = sorted(person.ecgs, key=lambda ecg: (ecg.days, ecg.item))
     signals = []
     part = job.out / ".waveforms" / f"{person.index:07d}.npy"
     wanted = not job.tables_only and _missing(job) and not write.complete(part)
-    for number, ecg in enumerate(ecgs):
+    for number, ecg in enumerate(person.ecgs):
         seen = observe(job, person, ecg, body, gaps=False)
-        last = number == len(ecgs) - 1
+        last = number == len(person.ecgs) - 1
         split = own if own == "train" or last else "no_split"
         nearest = min(range(len(readings)), key=lambda item: abs(person.visits[item].days - ecg.days))
         setting = ("inpatient", "outpatient", "emergency", "procedural")[int(rng.choice(4, p=(0.4, 0.3, 0.25, 0.05)))]
@@ -92,7 +91,7 @@ def subject(job: Job, person: Person) -> Rows:
             "metadata",
             [
                 ecg.ecg_id, person.subject_id, min(seen.heart.age, 90), "male" if seen.heart.sex == "M" else "female",
-                person.year_0 + round(ecg.days / 365.25), setting, race, last, *_rates(seen, rng), split,
+                person.year_0 + ecg.time.year - person.day_0.year, setting, race, last, *_rates(seen, rng), split,
                 *_labels(person.heart_on(person.visits[nearest].days), readings[nearest], rng),
             ],
         )  # fmt: skip
@@ -199,7 +198,7 @@ def _rates(seen: Observed, rng: np.random.Generator) -> Row:
 
 
 def _labels(heart: Heart, reading: Reading, rng: np.random.Generator) -> Row:
-    """Flags, then the values they come from."""
+    """Flags, then the values they come from; a flag is that of the value as it is written."""
     has = dict(zip(UNMEASURED, rng.random(len(UNMEASURED)) > np.array(list(UNMEASURED.values())), strict=True))
     weak = 0 if reading.tapse_mm >= 16 else 1 if reading.tapse_mm >= 13.5 else 2 if reading.tapse_mm >= 11 else 3
     grades = (
@@ -207,21 +206,22 @@ def _labels(heart: Heart, reading: Reading, rng: np.random.Generator) -> Row:
         int(rng.random() < 0.006) * 2, weak,
     )  # fmt: skip
     effusion = 2 if rng.random() < 0.012 else 0
-    velocity = float(np.sqrt(reading.tr_mmhg / 4))
+    velocity = f"{np.sqrt(reading.tr_mmhg / 4):.2f}"
+    walls = [f"{wall_mm / 10:.2f}" for wall_mm in (reading.septal_mm, reading.posterior_mm)]
+    pressure = round(reading.rvsp_mmhg)
     flags = [
         has["lvef"] and reading.lvef <= 45,
-        has["walls"] and reading.wall_mm >= 13,
+        has["walls"] and max(map(float, walls)) >= 1.3,
         *(has["valves"] and grade >= 2 for grade in grades),
         effusion >= 2,
-        has["pasp"] and reading.rvsp_mmhg >= 45,
-        has["tr"] and velocity >= 3.2,
+        has["pasp"] and pressure >= 45,
+        has["tr"] and float(velocity) >= 3.2,
     ]
     # Of a valve that is not spoken of, nothing is known: that is another word than "none".
     words = [GRADES[grade] if has["valves"] else "presumed none" for grade in grades]
     return [
         *(int(flag) for flag in flags), int(any(flags)), reading.lvef if has["lvef"] else "",
-        f"{reading.septal_mm / 10:.2f}" if has["walls"] else "", f"{reading.posterior_mm / 10:.2f}" if has["walls"] else "",
-        round(reading.rvsp_mmhg) if has["pasp"] else "", f"{velocity:.2f}" if has["tr"] else "", *words,
+        *(walls if has["walls"] else ("", "")), pressure if has["pasp"] else "", velocity if has["tr"] else "", *words,
         "moderate" if effusion else "none" if has["valves"] else "presumed none",
     ]  # fmt: skip
 

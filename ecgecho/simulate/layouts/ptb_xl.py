@@ -63,7 +63,6 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
     "IRBBB": ("incomplete right bundle branch block", "CD", "IRBBB"),
     "IVCD": ("non-specific intraventricular conduction disturbance (block)", "CD", "IVCD"),
     "LVOLT": ("low QRS voltages in the frontal and horizontal leads", "form", ""),
-    "LOWT": ("low amplitude T-waves", "form", ""),
     "PVC": ("ventricular premature complex", "form", ""),
     "PAC": ("atrial premature complex", "form", ""),
     "ABQRS": ("abnormal QRS", "form", ""),
@@ -188,7 +187,7 @@ def _write(job: Job, path: str, signal_mv: F32, fs_hz: int) -> None:
 def _statements(lines: Sequence[str], axis_deg: float) -> tuple[dict[str, float], str]:
     """Codes with their likelihoods, and the report."""
     codes: dict[str, float] = {}
-    words = []
+    words: list[str] = []
     for line in lines:
         for start, code, share, phrase in PHRASES:
             if line.startswith(start) or (code == "PACE" and "paced rhythm" in line):
@@ -199,12 +198,14 @@ def _statements(lines: Sequence[str], axis_deg: float) -> tuple[dict[str, float]
         if "PVC" in line or "Ventricular premature" in line:
             codes["PVC"] = 0.0
             words.append("ventrikuläre extrasystole(n)")
-        if "PAC" in line and "Pacemaker" not in line:
+        if "PAC" in line:
             codes["PAC"] = 0.0
             words.append("supraventrikuläre extrasystole(n)")
     if axis_deg < -45 and "CLBBB" not in codes and "PACE" not in codes:
         codes["LAFB"] = 100.0
         words.append("linksanteriorer hemiblock")
+    if any(STATEMENTS[code][1] not in ("form", "rhythm", "NORM") for code in codes):
+        codes.pop("NORM", None)  # a machine's "borderline" beside a diagnosis is not normal
     words.insert(1, {"LAD": "linkstyp", "ALAD": "überdrehter linkstyp", "MID": "normale lage"}.get(_axis(axis_deg), "rechtstyp"))
     # Diagnoses first, as in the real table.
     return dict(sorted(codes.items(), key=lambda item: -item[1])), ". ".join(words) + "."
