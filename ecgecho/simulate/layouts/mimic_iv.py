@@ -216,7 +216,8 @@ def _clips(rows: Rows, job: Job, person: Person, visit: Visit, heart: Heart) -> 
     """The files of one study: a cine of each view, and what else was recorded, in an order of this study."""
     order = stream(person.seed, person.index, "echo", 256 * visit.item + 255)
     others = [kind for kind in modes.KINDS if order.random() < MODAL_SHARE]
-    contents: list[View | modes.Kind] = [view for view in VIEWS if view in job.plan.views]
+    views: list[View] = [view for view in VIEWS if view in job.plan.views]
+    contents: list[View | modes.Kind] = [views[int(i)] for i in order.permutation(len(views))]
     for kind in others:
         contents.insert(int(order.integers(len(contents) + 1)), kind)
     for instance, content in enumerate(contents, start=1):
