@@ -24,7 +24,7 @@ from sklearn.model_selection import cross_val_predict
 from ecgecho.simulate.echo import cine
 from ecgecho.simulate.heart import draw_heart, stream
 
-SEED, FRAMES, SIZE, SMALL = 900, 8, (150, 200), (40, 30)
+SEED, FRAMES, SIZE, SMALL = 900, 16, (150, 200), (40, 30)
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ class Anatomy:
 
     def moments(self, volume_ml: F64, time: F64, beats: F64) -> list[Moment]:
         """The heart at T times; `volume_ml` (T,) is kept to."""
-        beat = beat_at(time, beats, kick=self.heart.rhythm == "sinus")
+        beat = beat_at(time, beats, kick=self.heart.atrium_beats)
         flash = beat.flash if self.delayed else np.zeros_like(beat.flash)
         return [
             self.moment(float(v), mitral=float(m), aortic=float(a), emptied=float(e), flash=float(f))
@@ -152,7 +152,7 @@ class Anatomy:
 
     def atrium(self, now: Moment) -> tuple[float, float, float]:
         """Left atrium: z of its centre, half its length, half its width. Its roof stays, its floor moves with the ring."""
-        share = 0.5 if self.heart.rhythm == "sinus" else 0.68
+        share = 0.5 if self.heart.atrium_beats else 0.68
         volume = self.heart.la_ml * (share + (1 - share) * now.emptied)
         floor = now.length - 0.5
         half = (self.fixed_roof + 1.1 - floor) / 2

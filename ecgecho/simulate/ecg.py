@@ -50,7 +50,7 @@ MONTAGE = np.concatenate([MONTAGE, np.concatenate([np.zeros((2, 6)), np.eye(6)])
 
 TRAITS = (
     "qrs", "pr", "qt", "axis", "voltage", "t_size", "t_turn", "strain", "st", "back", "septal", "scar", "p_left", "p_right",
-    "block", "ectopic", "atria", "fibrillation",
+    "block", "ectopic", "fibrillation",
 )  # fmt: skip
 """What bodies differ in, in standard deviations."""
 DAY_SHARE = 0.15
@@ -64,7 +64,7 @@ class Body:
     placement: F64
     """(6, 3) of V1-V6, added to their rows of Dower's matrix; `weights` scales it."""
     traits: F64
-    """(18,) unit normal, see `TRAITS`."""
+    """(17,) unit normal, see `TRAITS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,13 +165,11 @@ def draw_electro(heart: Heart, body: Body, rng: np.random.Generator, *, difficul
     first_degree = heart.conduction == "first_degree"
     if first_degree:
         pr = 240 + 18 * unit["pr"]
-    # Half of the pacemakers sense an atrium in sinus rhythm; the other half pace under fibrillation.
-    p_waves = heart.rhythm == "sinus" or (heart.rhythm == "paced" and body.traits[TRAITS.index("atria")] > 0)
     atrium = effect * max(math.log(heart.la_ml / heart.bsa_m2 / 28), 0.0)
     fine = math.exp(0.35 * unit["fibrillation"])
     return Electro(
         qrs_ms=qrs,
-        pr_ms=float(np.clip(pr, 208 if first_degree else 115, 320 if first_degree else 204)) if p_waves else 0.0,
+        pr_ms=float(np.clip(pr, 208 if first_degree else 115, 320 if first_degree else 204)) if heart.atrium_beats else 0.0,
         p_ms=float(np.clip(100 + 6 * unit["p_left"] + 22 * atrium, 75, 150)),
         qtc_ms=float(
             np.clip(
@@ -217,7 +215,7 @@ def draw_electro(heart: Heart, body: Body, rng: np.random.Generator, *, difficul
         right=float(np.clip(0.025 * (load - 15) * (1 + 0.3 * unit["p_right"]), 0, 0.8)),
         ectopic_ms=float(np.clip(148 + 11 * unit["ectopic"], 125, 190)),
         ectopic_left=bool(body.traits[TRAITS.index("ectopic")] + body.traits[TRAITS.index("axis")] > 0),
-        fibrillation_mv=0.0 if p_waves else 0.045 * fine,
+        fibrillation_mv=0.0 if heart.atrium_beats else 0.045 * fine,
         fibrillation_hz=float(np.clip(6.0 + 0.8 * unit["fibrillation"], 4.5, 8.5)),
         electrodes=scatter * (body.placement + 0.015 * fresh),
     )

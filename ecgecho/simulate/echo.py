@@ -25,6 +25,8 @@ __all__ = ["VIEWS", "Cine", "Geometry", "Pose", "Shot", "View", "biplane_volume_
 
 SPAN_BEATS = 1.1
 """Mean beats in a cine of a given number of frames."""
+TRIGGER_S = 0.02
+"""A clip starts at most this long after an R wave."""
 RATE_HZ = (20.0, 80.0)
 MOST_FRAMES = 150
 
@@ -101,7 +103,7 @@ class Shot:
     frame_time_ms: float
     hr_bpm: float
     atrium_beats: bool
-    """False in fibrillation and without an atrial lead: the burned-in trace has no P waves."""
+    """As `Heart.atrium_beats`: without, the burned-in trace has no P waves."""
     beats_s: F64
     """R times from the start of the clip; some lie before and after it."""
     volume_ml: F64
@@ -167,7 +169,9 @@ def shoot(
     """Beats, volumes and place of one clip.
 
     `frames` = 0 does as machines do: 20-80 frames a second, 20-150 frames, one to three beats. A given number spans about
-    `SPAN_BEATS` beats. `difficulty` from 0 to 1 scales haze, dropout, spread of gain and of the place of the heart.
+    `SPAN_BEATS` beats; below about 14 it shows less than a beat, since frames lie at most 70 ms apart. An R wave triggers each
+    clip whatever the rhythm: both extremes are in it, and its start does not tell fibrillation. `difficulty` from 0 to 1 scales
+    haze, dropout, spread of gain and of the place of the heart.
     """
     hr_bpm = float(np.clip(heart.hr_bpm * rng.normal(1, 0.05), 42, 140))
     if frames == 0:
@@ -182,9 +186,7 @@ def shoot(
         frame_time_ms = round(float(np.clip(SPAN_BEATS * 60_000 / hr_bpm / frames, 12.5, 70.0)), 3)
     time = np.arange(count) * frame_time_ms / 1000
     beats = r_times(heart, rng, hr_bpm=hr_bpm, start_s=0.0, stop_s=float(time[-1]) + 2 * burn.SWEEP_S)
-    if heart.rhythm == "af":
-        # A long beat could push an extreme out of the cine; a triggered one starts on an R wave.
-        beats = beats - beats[0] - 0.02 * float(rng.random())
+    beats = beats - beats[0] - TRIGGER_S * float(rng.random())
     anatomy = Anatomy(heart)
     geometry, pose = _place(anatomy, view, rng, size, difficulty)
     return Shot(
@@ -192,9 +194,9 @@ def shoot(
         size=size,
         frame_time_ms=frame_time_ms,
         hr_bpm=hr_bpm,
-        atrium_beats=heart.rhythm == "sinus",
+        atrium_beats=heart.atrium_beats,
         beats_s=beats,
-        volume_ml=heart.edv_ml - (heart.edv_ml - heart.esv_ml) * emptied(time, beats, kick=heart.rhythm == "sinus"),
+        volume_ml=heart.edv_ml - (heart.edv_ml - heart.esv_ml) * emptied(time, beats, kick=heart.atrium_beats),
         geometry=geometry,
         pose=pose,
         length_ed_cm=anatomy.length_ed,

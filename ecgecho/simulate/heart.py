@@ -31,6 +31,9 @@ _PURPOSES: tuple[Purpose, ...] = ("heart", "ecg", "echo", "text", "measurement",
 REDUCED_SHARE = {False: 0.07, True: 0.155}
 THICK_SHARE = {False: 0.05, True: 0.19}
 DAYS_PER_YEAR = 365.25
+RIGHT_ATRIAL_MMHG = 8.0
+PACED_AF_LA_ML_M2 = 40.0
+"""Left atrial volume index above which a pacemaker works beneath fibrillation; ours, it stands for the rhythm's cause."""
 GRADES = ("none", "mild", "moderate", "severe")
 """Of valve disease: a grade is a place in this list."""
 
@@ -84,6 +87,36 @@ class Heart:
     def severity(self) -> float:
         """0 at an LVEF of 55 % and above, 1 at 25 %."""
         return min(max((55.0 - self.lvef) / 30.0, 0.0), 1.4)
+
+    @property
+    def atrium_beats(self) -> bool:
+        """P waves in the ECG and in the burned-in trace, an A wave, a late step of filling: all or none of them."""
+        return self.rhythm == "sinus" or (self.rhythm == "paced" and self.la_ml / self.bsa_m2 <= PACED_AF_LA_ML_M2)
+
+    @property
+    def tr_mmhg(self) -> float:
+        """Gradient between right ventricle and right atrium, of which the tricuspid jet tells."""
+        return min(max(self.rvsp_mmhg - RIGHT_ATRIAL_MMHG, 9.0), 95.0)
+
+    @property
+    def tr_velocity_m_s(self) -> float:
+        """Of the tricuspid jet: 4 v^2 is the gradient."""
+        return math.sqrt(self.tr_mmhg / 4)
+
+    @property
+    def aortic_velocity_m_s(self) -> float:
+        """Peak of the aortic jet by the grade of stenosis; a failing ventricle drives less."""
+        return (1.25, 2.3, 3.4, 4.4)[self.aortic_stenosis] * (1 - 0.12 * self.severity)
+
+    @property
+    def e_velocity_m_s(self) -> float:
+        """Peak of early mitral inflow."""
+        return 0.72 + 0.12 * max(self.mitral_regurgitation - 1, 0) + 0.12 * self.severity
+
+    @property
+    def a_velocity_m_s(self) -> float:
+        """Peak of the mitral inflow that the atrium drives; 0 where it does not beat."""
+        return 0.55 + 0.006 * max(self.age - 50, 0) - 0.12 * self.severity if self.atrium_beats else 0.0
 
     @property
     def lvedd_mm(self) -> float:

@@ -1,7 +1,8 @@
 """What lies among the cines of a study: a still with calipers, spectral Doppler, colour Doppler and M-mode, of the same heart.
 
 Sources: velocities by grade, Baumgartner et al. 2017 (aortic stenosis: 2.6-3, 3-4, above 4 m/s); the tricuspid jet from the right
-ventricular pressure by 4 v^2; E and A by age and filling, Nagueh et al. 2016; region codes, DICOM PS3.3 C.8.5.5.
+ventricular pressure by 4 v^2; E and A by age and filling, Nagueh et al. 2016 (the means are properties of `Heart`); region codes,
+DICOM PS3.3 C.8.5.5.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 
 from ecgecho.simulate.anatomy import LEVELS, Anatomy, Moment, beat_at
-from ecgecho.simulate.echo import Probe, View, draw, shoot, to_pixels
+from ecgecho.simulate.echo import Probe, Shot, View, draw, shoot, to_pixels
 from ecgecho.simulate.heart import F64, Heart, r_times
 from ecgecho.types import F32, U8
 
@@ -29,7 +30,6 @@ CENTIMETRE, SECOND, CENTIMETRE_A_SECOND = 3, 4, 7
 
 _GREY = (205, 205, 205)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_STENOSIS_M_S = (1.25, 2.4, 3.4, 4.5)
 
 Region = tuple[int, int, int, int, int, int, int, int, float, float]
 
@@ -44,6 +44,8 @@ class Modal:
     """x0, y0, x1, y1 inclusive, spatial format, data type, units across and down, delta across and down."""
     frame_time_ms: float
     """0 for a single picture."""
+    hr_bpm: float
+    """As burned in."""
     what: str
     """In words, e.g. "spectral CW aortic valve 4.4 m/s"."""
 
@@ -52,13 +54,32 @@ def picture(
     heart: Heart, kind: Kind, rng: np.random.Generator, *, size: tuple[int, int] = (300, 400), difficulty: float = 0.5
 ) -> Modal:
     """One file of a kind. The same stream gives the same bytes."""
+    shot = shot_of(heart, kind, rng, size=size, difficulty=difficulty)
     make = {"still": _still, "spectral": _spectral, "colour": _colour, "m_mode": _m_mode}[kind]
-    return make(heart, rng, size, difficulty)
+    return make(heart, shot, rng, size, difficulty)
 
 
-def _still(heart: Heart, rng: np.random.Generator, size: tuple[int, int], difficulty: float) -> Modal:
+def shot_of(
+    heart: Heart, kind: Kind, rng: np.random.Generator, *, size: tuple[int, int] = (300, 400), difficulty: float = 0.5
+) -> Shot:
+    """The shot whose heart rate and, where the file moves, frames and beats are the file's: what tables need without drawing.
+
+    `picture` begins with it, so that the same stream gives the same shot.
+    """
+    width = size[1]
+    if kind == "colour":
+        return shoot(heart, "a4c" if rng.random() < 0.65 else "plax", rng, frames=20, size=size, difficulty=difficulty)
+    if kind == "spectral":
+        # Its small guiding picture: mitral and tricuspid flow are sought in the four-chamber view.
+        view: View = "a4c" if rng.random() < 2 / 3 else "a3c"
+        return shoot(heart, view, rng, frames=24, size=_guide_size(size, 0.37, 0.45), difficulty=difficulty)
+    if kind == "m_mode":
+        return shoot(heart, "plax", rng, frames=24, size=(int(0.6 * width), width), difficulty=difficulty)
+    return shoot(heart, "plax", rng, frames=24, size=size, difficulty=difficulty)
+
+
+def _still(heart: Heart, shot: Shot, rng: np.random.Generator, size: tuple[int, int], difficulty: float) -> Modal:
     """A frozen parasternal long axis with the end-diastolic diameter measured."""
-    shot = shoot(heart, "plax", rng, frames=24, size=size, difficulty=difficulty)
     # Frozen on the R wave, as one measures.
     beats = shot.beats_s - shot.beats_s[shot.beats_s <= 0][-1]
     shot = replace(shot, beats_s=beats, volume_ml=np.array([heart.edv_ml]))
@@ -77,32 +98,33 @@ def _still(heart: Heart, rng: np.random.Generator, size: tuple[int, int], diffic
     _write(frames[0], f"LVIDd {up + down:.2f} cm", (0.74, 0.12), unit)
     geometry = shot.geometry
     region = (*geometry.box, FLAT, TISSUE, CENTIMETRE, CENTIMETRE, geometry.cm_per_px, geometry.cm_per_px)
-    return Modal(frames=frames, regions=(region,), frame_time_ms=0.0, what=f"still PLAX LVIDd {up + down:.2f} cm")
+    return Modal(
+        frames=frames, regions=(region,), frame_time_ms=0.0, hr_bpm=shot.hr_bpm, what=f"still PLAX LVIDd {up + down:.2f} cm"
+    )
 
 
-def _spectral(heart: Heart, rng: np.random.Generator, size: tuple[int, int], difficulty: float) -> Modal:
+def _spectral(heart: Heart, shot: Shot, rng: np.random.Generator, size: tuple[int, int], difficulty: float) -> Modal:
     """A velocity trace: mitral inflow (PW), the aortic jet (CW) or the tricuspid jet (CW)."""
     height, width = size
     unit = height / 300
-    site = ("mitral inflow", "aortic valve", "tricuspid regurgitation")[int(rng.integers(3))]
+    site = "aortic valve" if shot.view == "a3c" else ("mitral inflow", "tricuspid regurgitation")[int(rng.integers(2))]
     seconds = 3.2
     x0, x1, y0, y1 = int(0.06 * width), int(0.92 * width), int(0.40 * height), int(0.93 * height)
     columns, rows = x1 - x0 + 1, y1 - y0 + 1
-    hr_bpm = float(np.clip(heart.hr_bpm * rng.normal(1, 0.05), 42, 140))
-    beats = r_times(heart, rng, hr_bpm=hr_bpm, start_s=0.0, stop_s=seconds + 1)
+    beats = r_times(heart, rng, hr_bpm=shot.hr_bpm, start_s=0.0, stop_s=seconds + 1)
     time = np.linspace(0, seconds, columns)
     jitter = float(rng.normal(1, 0.04))
     if site == "mitral inflow":
-        peak = (0.78 + 0.25 * heart.severity * (heart.age < 80) - 0.003 * (heart.age - 60)) * jitter
-        late = 0.0 if heart.rhythm != "sinus" else 0.75 - 0.25 * heart.severity + 0.004 * (heart.age - 60)
-        velocity = _inflow(time, beats, peak, late)
+        early, late = heart.e_velocity_m_s * jitter, heart.a_velocity_m_s * jitter
+        peak = max(early, late)
+        velocity = _inflow(time, beats, early, late)
         kind, top = "PW", -1.0
     elif site == "aortic valve":
-        peak = _STENOSIS_M_S[heart.aortic_stenosis] * (1 - 0.15 * heart.severity) * jitter
+        peak = heart.aortic_velocity_m_s * jitter
         velocity = -peak * _ejection(time, beats, late=heart.aortic_stenosis >= 2)
         kind, top = "CW", 1.0
     else:
-        peak = math.sqrt(max(heart.rvsp_mmhg - 6, 8) / 4) * jitter
+        peak = heart.tr_velocity_m_s * jitter
         velocity = -peak * np.sin(np.pi * np.clip(_systolic(time, beats, 0.0, 0.42), 0, 1)) ** 0.6
         kind, top = "CW", 1.0
     limit = 1.35 * peak
@@ -118,12 +140,9 @@ def _spectral(heart: Heart, rng: np.random.Generator, size: tuple[int, int], dif
         cv2.line(frame, (x1 + 2, y), (x1 + int(5 * unit), y), _GREY, 1)
         _write(frame, f"{abs(k * step):.1f}", ((x1 + 6 * unit) / width, (y + 3 * unit) / height), 0.8 * unit)
     # A small guiding picture above, with the beam drawn on it.
-    view: View = "a4c" if site != "aortic valve" else "a3c"
-    small = (int(0.37 * height), int(0.45 * width))
-    shot = shoot(heart, view, rng, frames=24, size=small, difficulty=difficulty)
     guide = draw(heart, replace(shot, volume_ml=shot.volume_ml[:1]), rng, annotate=False).frames[0]
-    left = (width - small[1]) // 2
-    frame[2 : 2 + small[0], left : left + small[1]] = guide
+    left = (width - guide.shape[1]) // 2
+    frame[2 : 2 + guide.shape[0], left : left + guide.shape[1]] = guide
     geometry = shot.geometry
     gate = to_pixels(shot, np.array([[shot.length_ed_cm, 0.0]]))[0]
     start = (left + round(geometry.apex_x), 2 + round(geometry.apex_y))
@@ -133,7 +152,7 @@ def _spectral(heart: Heart, rng: np.random.Generator, size: tuple[int, int], dif
         cv2.line(frame, (stop[0] - 4, stop[1]), (stop[0] + 4, stop[1]), (220, 220, 220), 1)
     _write(frame, kind, (0.03, 0.06), unit)
     _write(frame, f"{float(np.abs(velocity).max()):.2f} m/s", (0.03, 0.12), unit)
-    _write(frame, f"HR {hr_bpm:.0f}", (0.86, 0.06), unit)
+    _write(frame, f"HR {shot.hr_bpm:.0f}", (0.86, 0.06), unit)
     x_box, y_box, x_end, y_end = geometry.box
     cm = geometry.cm_per_px
     velocity_step = 100 * (high - low) / (rows - 1)
@@ -156,6 +175,7 @@ def _spectral(heart: Heart, rng: np.random.Generator, size: tuple[int, int], dif
         frames=frame[None],
         regions=regions,
         frame_time_ms=0.0,
+        hr_bpm=shot.hr_bpm,
         what=f"spectral {kind} {site} {float(np.abs(velocity).max()):.1f} m/s",
     )
 
@@ -213,10 +233,8 @@ def _spectrum(
     return np.asarray(255 * power, np.uint8)
 
 
-def _colour(heart: Heart, rng: np.random.Generator, size: tuple[int, int], difficulty: float) -> Modal:
+def _colour(heart: Heart, shot: Shot, rng: np.random.Generator, size: tuple[int, int], difficulty: float) -> Modal:
     """A four-chamber or long-axis cine with a colour box: inflow, outflow, and a jet where a valve leaks."""
-    view: View = "a4c" if rng.random() < 0.65 else "plax"
-    shot = shoot(heart, view, rng, frames=20, size=size, difficulty=difficulty)
     drawn = draw(heart, shot, rng)
     anatomy = Anatomy(heart)
     moments = anatomy.moments(shot.volume_ml, shot.time_s, shot.beats_s)
@@ -250,7 +268,9 @@ def _colour(heart: Heart, rng: np.random.Generator, size: tuple[int, int], diffi
         cv2.polylines(drawn.frames[i], [outline], True, (225, 225, 225), 1, cv2.LINE_AA)
     unit = size[0] / 300
     bar = _map(np.linspace(1, -1, int(60 * unit), dtype=np.float32)[:, None].repeat(max(int(6 * unit), 2), 1))
-    top, left = int(45 * unit), int(size[1] - 22 * unit)
+    # In a narrow picture the bar gives way.
+    top, left = int(45 * unit), max(int(size[1] - 22 * unit), 0)
+    bar = bar[:, : size[1] - left]
     for frame in drawn.frames:
         frame[top : top + bar.shape[0], left : left + bar.shape[1]] = bar
         _write(frame, "61.6", ((left - 6 * unit) / size[1], (top - 3 * unit) / size[0]), 0.8 * unit)
@@ -262,8 +282,10 @@ def _colour(heart: Heart, rng: np.random.Generator, size: tuple[int, int], diffi
         (*geometry.box, FLAT, TISSUE, CENTIMETRE, CENTIMETRE, cm, cm),
         (*inner, FLAT, COLOUR_FLOW, CENTIMETRE, CENTIMETRE, cm, cm),
     )
-    what = f"colour {view} mitral regurgitation {heart.mitral_regurgitation} aortic regurgitation {heart.aortic_regurgitation}"
-    return Modal(frames=drawn.frames, regions=regions, frame_time_ms=shot.frame_time_ms, what=what)
+    what = (
+        f"colour {shot.view} mitral regurgitation {heart.mitral_regurgitation} aortic regurgitation {heart.aortic_regurgitation}"
+    )
+    return Modal(frames=drawn.frames, regions=regions, frame_time_ms=shot.frame_time_ms, hr_bpm=shot.hr_bpm, what=what)
 
 
 def _flow(heart: Heart, anatomy: Anatomy, now: Moment, u: F32, v: F32) -> tuple[F32, F32]:
@@ -314,20 +336,18 @@ def _box_outline(apex_x: float, apex_y: float, ends: tuple[float, float], middle
     return np.concatenate([far, near[::-1]]).round().astype(np.int32)[:, None]
 
 
-def _m_mode(heart: Heart, rng: np.random.Generator, size: tuple[int, int], difficulty: float) -> Modal:
+def _m_mode(heart: Heart, shot: Shot, rng: np.random.Generator, size: tuple[int, int], difficulty: float) -> Modal:
     """One beam through the left ventricle over time: right ventricle, septum, cavity, inferolateral wall."""
     height, width = size
     unit = height / 300
     seconds = 3.0
-    shot = shoot(heart, "plax", rng, frames=24, size=(int(0.6 * width), width), difficulty=difficulty)
     x0, x1, y0, y1 = int(0.05 * width), int(0.93 * width), int(0.32 * height), int(0.95 * height)
     columns, rows = x1 - x0 + 1, y1 - y0 + 1
     steps = 150
     time = np.linspace(0, seconds, steps)
-    hr_bpm = shot.hr_bpm
-    beats = r_times(heart, rng, hr_bpm=hr_bpm, start_s=0.0, stop_s=seconds + 1)
+    beats = r_times(heart, rng, hr_bpm=shot.hr_bpm, start_s=0.0, stop_s=seconds + 1)
     anatomy = Anatomy(heart)
-    volume = heart.edv_ml - (heart.edv_ml - heart.esv_ml) * beat_at(time, beats, kick=heart.rhythm == "sinus").emptied
+    volume = heart.edv_ml - (heart.edv_ml - heart.esv_ml) * beat_at(time, beats, kick=heart.atrium_beats).emptied
     probe = Probe(anatomy, shot, rng)
     beam = to_pixels(shot, np.array([[0.64 * shot.length_ed_cm, 0.0]]))[0]
     angle = math.atan2(beam[0] - shot.geometry.apex_x, beam[1] - shot.geometry.apex_y)
@@ -336,7 +356,7 @@ def _m_mode(heart: Heart, rng: np.random.Generator, size: tuple[int, int], diffi
     strip = cv2.resize(strip, (columns, rows), interpolation=cv2.INTER_LINEAR)
     frame = np.zeros((height, width, 3), np.uint8)
     frame[y0 : y1 + 1, x0 : x1 + 1] = strip[..., None]
-    small = (int(0.30 * height), int(0.40 * width))
+    small = _guide_size(size, 0.30, 0.40)
     guide_shot = shoot(heart, "plax", rng, frames=24, size=small, difficulty=difficulty)
     guide = draw(heart, replace(guide_shot, volume_ml=guide_shot.volume_ml[:1]), rng, annotate=False).frames[0]
     left = (width - small[1]) // 2
@@ -355,7 +375,7 @@ def _m_mode(heart: Heart, rng: np.random.Generator, size: tuple[int, int], diffi
         y = y0 + round(cm / shot.geometry.depth_cm * (rows - 1))
         cv2.line(frame, (x1 + 2, y), (x1 + (6 if cm % 5 == 0 else 4), y), _GREY, 1)
     _write(frame, "M-mode", (0.03, 0.06), unit)
-    _write(frame, f"HR {hr_bpm:.0f}", (0.86, 0.06), unit)
+    _write(frame, f"HR {shot.hr_bpm:.0f}", (0.86, 0.06), unit)
     x_box, y_box, x_end, y_end = geometry.box
     regions: tuple[Region, ...] = (
         (
@@ -372,7 +392,12 @@ def _m_mode(heart: Heart, rng: np.random.Generator, size: tuple[int, int], diffi
         ),
         (x0, y0, x1, y1, MOTION, TISSUE, SECOND, CENTIMETRE, seconds / (columns - 1), shot.geometry.depth_cm / (rows - 1)),
     )
-    return Modal(frames=frame[None], regions=regions, frame_time_ms=0.0, what="M-mode of the left ventricle")
+    return Modal(frames=frame[None], regions=regions, frame_time_ms=0.0, hr_bpm=shot.hr_bpm, what="M-mode of the left ventricle")
+
+
+def _guide_size(size: tuple[int, int], tall: float, wide: float) -> tuple[int, int]:
+    """Rows and columns of the small picture above a strip, as shares of the whole."""
+    return int(tall * size[0]), int(wide * size[1])
 
 
 def _write(frame: U8, text: str, at: tuple[float, float], unit: float) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from ecgecho.simulate.anatomy import LEVELS, PROFILE, Anatomy
 from ecgecho.simulate.annotate import LAYOUTS, SWEEP_S, trace_start_s
+from ecgecho.simulate.ecg import draw_body, draw_electro
 from ecgecho.simulate.echo import VIEWS, Cine, View, biplane_volume_ml, cine, disc_volume_ml, draw, shoot
 from ecgecho.simulate.heart import Heart, draw_heart, stream
 from ecgecho.simulate.views import SHORT_AXIS_SHARE, cavity
@@ -170,6 +171,29 @@ def test_frames_as_machines_make_them_show_both_extremes_at_their_rates() -> Non
         assert 20 <= len(shot.volume_ml) <= 150
         assert 12.4 <= shot.frame_time_ms <= 50.1
         assert abs(100 * (1 - shot.volume_ml.min() / shot.volume_ml.max()) - heart.lvef) < 0.75
+
+
+@pytest.mark.parametrize("frames", [0, 16])
+def test_where_a_clip_starts_in_its_beat_does_not_tell_the_rhythm(frames: int) -> None:
+    for rhythm in ("sinus", "af", "paced"):
+        for i in range(40):
+            heart = dataclasses.replace(draw_heart(stream(14, i, "heart"), enrich=True), rhythm=rhythm)  # type: ignore[arg-type]
+            shot = shoot(heart, "a4c", stream(14, i, "echo"), frames=frames)
+            assert -0.02 <= shot.beats_s[shot.beats_s <= 0].max() <= 0
+            assert abs(100 * (1 - shot.volume_ml.min() / shot.volume_ml.max()) - heart.lvef) < 1.0
+
+
+def test_the_atrium_beats_in_all_views_of_a_heart_or_in_none() -> None:
+    plain = dataclasses.replace(draw_heart(stream(14, 0, "heart"), enrich=True), rhythm="paced", hr_bpm=60.0)
+    body = draw_body(stream(14, 0, "text"))
+    for index, beats in ((25.0, True), (60.0, False)):
+        heart = dataclasses.replace(plain, la_ml=index * plain.bsa_m2)
+        shot = shoot(heart, "a4c", stream(14, 0, "echo"), frames=60)
+        rr = shot.beats_s[1] - shot.beats_s[0]
+        late = (shot.time_s > shot.beats_s[0] + 0.70 * rr) & (shot.time_s < shot.beats_s[1] - 0.01)
+        electro = draw_electro(heart, body, stream(14, 0, "measurement"), difficulty=0.5)
+        fills = bool(np.ptp(shot.volume_ml[late]) > 0.1 * (heart.edv_ml - heart.esv_ml))
+        assert [heart.atrium_beats, shot.atrium_beats, fills, electro.pr_ms > 0, heart.a_velocity_m_s > 0] == [beats] * 5
 
 
 @pytest.mark.parametrize("layout", range(len(LAYOUTS)))

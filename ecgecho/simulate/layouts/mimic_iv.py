@@ -237,10 +237,8 @@ def _clips(rows: Rows, job: Job, person: Person, visit: Visit, heart: Heart) -> 
         }
         if content in modes.KINDS:
             kind = content
-            found |= {"content": kind}
-            if write_it:
-                rng = stream(person.seed, person.index, "echo", 256 * visit.item + 128 + modes.KINDS.index(kind))
-                _picture(path, heart, kind, rng, job, tags)
+            item = 256 * visit.item + 128 + modes.KINDS.index(kind)
+            found |= {"content": kind} | _picture(path if write_it else None, heart, kind, item, person, job, tags)
         else:
             found |= _cine(path if write_it else None, heart, cast("View", content), visit, person, job, tags)
         rows.truth.append(found)
@@ -267,10 +265,21 @@ def _cine(
     }
 
 
-def _picture(path: Path, heart: Heart, kind: modes.Kind, rng: np.random.Generator, job: Job, tags: write.Tags) -> None:
-    """Writes a file that is no plain cine."""
-    made = modes.picture(heart, kind, rng, size=job.plan.size, difficulty=job.plan.difficulty)
-    write.picture(path, made.frames, regions=made.regions, frame_time_ms=made.frame_time_ms, hr_bpm=heart.hr_bpm, **tags)
+def _picture(
+    path: Path | None, heart: Heart, kind: modes.Kind, item: int, person: Person, job: Job, tags: write.Tags
+) -> dict[str, object]:
+    """Writes a file that is no plain cine where `path` says, and gives what the truth says of it."""
+    plan = job.plan
+    rng = stream(person.seed, person.index, "echo", item)
+    shot = modes.shot_of(heart, kind, rng, size=plan.size, difficulty=plan.difficulty)
+    if path is not None:
+        rng = stream(person.seed, person.index, "echo", item)
+        made = modes.picture(heart, kind, rng, size=plan.size, difficulty=plan.difficulty)
+        write.picture(path, made.frames, regions=made.regions, frame_time_ms=made.frame_time_ms, hr_bpm=made.hr_bpm, **tags)
+    found: dict[str, object] = {"hr_bpm": round(shot.hr_bpm, 1)}
+    if kind == "colour":
+        found |= {"frame_time_ms": shot.frame_time_ms, "r_times_s": write.floats(shot.inside_s, 4)}
+    return found
 
 
 def _stay(rows: Rows, person: Person, stay: Admission, readings: dict[int, Reading]) -> None:
