@@ -2,7 +2,7 @@
 
 subject-info.csv is separated by semicolons with decimal commas and blanks in its column names; the files beside it are in cp1252.
 No Holter is written: its column says that none is available. The first person's header promises two thirds of the samples that
-its file holds, as 20 real ones do. What the columns beyond those of the heart hold is ours.
+its file holds, as 20 real ones do. The order of the columns, and what those beyond the heart's hold, is ours.
 """
 
 from __future__ import annotations
