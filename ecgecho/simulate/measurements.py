@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ecgecho.simulate.heart import Heart
+from ecgecho.simulate.heart import RIGHT_ATRIAL_MMHG, Heart
 from ecgecho.simulate.person import TestType
 
 Row = list[object]
@@ -62,7 +62,7 @@ class Reading:
 
     @property
     def rvsp_mmhg(self) -> float:
-        return self.tr_mmhg + 8
+        return self.tr_mmhg + RIGHT_ATRIAL_MMHG
 
 
 def read(heart: Heart, rng: np.random.Generator) -> Reading:
@@ -76,7 +76,6 @@ def read(heart: Heart, rng: np.random.Generator) -> Reading:
     ill = heart.severity
     stroke = heart.edv_ml * heart.lvef / 100
     lvot = 2.05 + 0.12 * z[1] + (0.1 if heart.sex == "M" else -0.1)
-    stenosis = (1.25, 2.3, 3.4, 4.4)[heart.aortic_stenosis] * (1 - 0.12 * ill)
     old = max(heart.age - 50, 0)
     septal_e = max(9.0 - 0.06 * old - 2.6 * ill - 0.15 * max(heart.wall_mm - 11, 0) + 1.3 * z[2], 2.5) / 100
     return Reading(
@@ -93,10 +92,10 @@ def read(heart: Heart, rng: np.random.Generator) -> Reading:
         la_ml=heart.la_ml * math.exp(0.06 * z[11]),
         rv_mm=heart.rv_mm + 1.2 * z[12],
         tapse_mm=float(np.clip(22 - 4 * ill - 0.12 * max(heart.rvsp_mmhg - 35, 0) + 2 * z[13], 8, 32)),
-        tr_mmhg=float(np.clip(heart.rvsp_mmhg - 8 + 2 * z[14], 9, 95)),
-        av_m_s=float(np.clip(stenosis * math.exp(0.08 * z[15]), 0.8, 5.8)),
-        e_m_s=float(np.clip(0.72 + 0.12 * max(heart.mitral_regurgitation - 1, 0) + 0.12 * ill + 0.14 * z[16], 0.35, 1.8)),
-        a_m_s=float(np.clip(0.55 + 0.006 * old - 0.12 * ill + 0.12 * z[17], 0.2, 1.3)) if heart.rhythm == "sinus" else 0.0,
+        tr_mmhg=float(np.clip(heart.tr_mmhg + 2 * z[14], 9, 95)),
+        av_m_s=float(np.clip(heart.aortic_velocity_m_s * math.exp(0.08 * z[15]), 0.8, 5.8)),
+        e_m_s=float(np.clip(heart.e_velocity_m_s + 0.14 * z[16], 0.35, 1.8)),
+        a_m_s=float(np.clip(heart.a_velocity_m_s + 0.12 * z[17], 0.2, 1.3)) if heart.atrium_beats else 0.0,
         septal_e_m_s=septal_e,
         lateral_e_m_s=septal_e + max(0.022 + 0.012 * z[18], 0.0),
         e_decel_ms=float(np.clip(210 - 45 * ill + 20 * z[21], 100, 320)),

@@ -14,6 +14,7 @@ from ecgecho.simulate.annotate import LAYOUTS, SWEEP_S, trace_start_s
 from ecgecho.simulate.ecg import draw_body, draw_electro
 from ecgecho.simulate.echo import VIEWS, Cine, View, biplane_volume_ml, cine, disc_volume_ml, draw, shoot
 from ecgecho.simulate.heart import Heart, draw_heart, stream
+from ecgecho.simulate.measurements import read
 from ecgecho.simulate.views import SHORT_AXIS_SHARE, cavity
 
 APICAL: tuple[View, ...] = ("a4c", "a2c", "a3c")
@@ -193,7 +194,8 @@ def test_the_atrium_beats_in_all_views_of_a_heart_or_in_none() -> None:
         late = (shot.time_s > shot.beats_s[0] + 0.70 * rr) & (shot.time_s < shot.beats_s[1] - 0.01)
         electro = draw_electro(heart, body, stream(14, 0, "measurement"), difficulty=0.5)
         fills = bool(np.ptp(shot.volume_ml[late]) > 0.1 * (heart.edv_ml - heart.esv_ml))
-        assert [heart.atrium_beats, shot.atrium_beats, fills, electro.pr_ms > 0, heart.a_velocity_m_s > 0] == [beats] * 5
+        reading = read(heart, stream(14, 0, "measurement"))
+        assert [heart.atrium_beats, shot.atrium_beats, fills, electro.pr_ms > 0, reading.a_m_s > 0] == [beats] * 5
 
 
 @pytest.mark.parametrize("layout", range(len(LAYOUTS)))
