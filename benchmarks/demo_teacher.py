@@ -95,7 +95,7 @@ class Seen:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--subjects", type=int, default=400)
+    parser.add_argument("--subjects", type=int, default=300)
     parser.add_argument("--seed", type=int, default=23)
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -190,7 +190,8 @@ def probed(vectors: F64, y: npt.NDArray[np.bool_], subjects: npt.NDArray[np.str_
 
 def measure(cohort: Path, subjects: int, seed: int) -> Seen:
     """A cohort through the whole way."""
-    run("simulate", cohort, "--subjects", subjects, "--seed", seed, "--echo-share", 1.0, "--enrich", "--years", 0)
+    run("simulate", cohort, "--subjects", subjects, "--seed", seed, "--echo-share", 1.0, "--enrich", "--years", 0,
+        "--frames", 24)  # fmt: skip
     run("index", "mimic-iv", cohort, "--out", cohort / "catalog")
     run("cache-echo", cohort / "catalog", "--teacher", "demo", "--out", cohort / "echo.zarr")
     store = embed_cache.open(cohort / "echo.zarr")
