@@ -215,7 +215,7 @@ def report(words: argparse.Namespace) -> str:
         f"--bootstraps {words.bootstraps}`",
         f"- **simulated cohorts, no real person**: {words.subjects} subjects a seed, enriched, at most 2 ECGs each, "
         f"views {', '.join(VIEWS)} of {FRAMES} frames, default difficulty; small recipe, {words.steps} steps, one thread",
-        f"- seeds complete for every run: {complete} of {len(words.seeds)}; a cell with fewer says so",
+        f"- seeds complete for every run: {complete} of {len(words.seeds)}; a cell with another number says so",
         "- AUROC: mean over seeds, 95 % interval by bootstrap over subjects within seeds",
         "",
     ]
@@ -234,7 +234,7 @@ def report(words: argparse.Namespace) -> str:
     lines += placed_table(words, judged)
     lines += ["", "Views of a study in the teacher's space (medians over studies, all seeds):", ""]
     lines += view_table(words)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).replace(f" ({complete} seed{'s' if complete > 1 else ''})", "") + "\n"
 
 
 def read(run: Path) -> Judged | None:
@@ -322,7 +322,7 @@ def _text(found: Any, seeds: int, *, signed: bool = False) -> str:
     shape = "+.2f" if signed else ".2f"
     text = f"{found.value:{shape}}" + (f" [{found.low:{shape}}, {found.high:{shape}}]" if found.low is not None else "")
     text = f"**{text}**" if signed and found.low is not None and (found.low > 0 or found.high < 0) else text
-    return text if seeds == 3 else f"{text} ({seeds} seed{'s' if seeds > 1 else ''})"
+    return f"{text} ({seeds} seed{'s' if seeds > 1 else ''})"
 
 
 def difference_table(judged: dict[str, dict[int, Judged]]) -> list[str]:
