@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from command_line import must
 from filelock import FileLock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with & by a script: children would not hear Ctrl-C either
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 CLIPS = ("--views", "a4c,plax", "--frames", 24)  # as few pictures as the laws need
 
 
