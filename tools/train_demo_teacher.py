@@ -253,8 +253,8 @@ def write(path: Path, image: nn.Module, text: nn.Module, vocabulary: list[str], 
     state = {f"image.{name}": value for name, value in image.state_dict().items()}
     state |= {f"text.{name}": value for name, value in text.state_dict().items()}
     half = {name: value.half().contiguous() for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    content = save(
-        half, metadata={"trained_on_seeds": f"{TRAIN_SEED}", "judged_on_seeds": f"{HELD_OUT_SEED}", "licence": "Apache-2.0"}
+    content = ordered(
+        save(half, metadata={"trained_on_seeds": f"{TRAIN_SEED}", "judged_on_seeds": f"{HELD_OUT_SEED}", "licence": "Apache-2.0"})
     )
     path.write_bytes(content)
     card = {
@@ -266,6 +266,16 @@ def write(path: Path, image: nn.Module, text: nn.Module, vocabulary: list[str], 
         "vocabulary": vocabulary,
     }
     path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def ordered(content: bytes) -> bytes:
+    """The same safetensors file with its metadata in the order of their names: the library's order differs from run to run."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+    assert len(text) == length
+    return content[:8] + text + content[8 + length :]
 
 
 if __name__ == "__main__":
