@@ -192,7 +192,7 @@ def _statistics(folder: Path) -> tuple[npt.NDArray[np.float64], ...]:
 def _rates(seen: Observed, rng: np.random.Generator) -> Row:
     """ventricular_rate, atrial_rate, pr_interval, qrs_duration, qt_corrected."""
     electro, rate = seen.electro, round(seen.beats.hr_bpm)
-    atrial = rate if seen.heart.rhythm != "af" else int(rng.integers(290, 420))
+    atrial = rate if seen.heart.atrium_beats else int(rng.integers(290, 420))
     pr = round(electro.pr_ms) if electro.pr_ms else ""
     return [rate, atrial, pr, round(electro.qrs_ms), round(electro.qtc_ms)]
 
