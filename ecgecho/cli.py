@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ecgecho import __version__
+from ecgecho import __version__, cli_store
+from ecgecho.terminal import AsJson, ProgressBar, close, quoted, say, usage
 
 if TYPE_CHECKING:
     from ecgecho.cache import CacheReport
     from ecgecho.catalog import Catalog
-    from ecgecho.log import Bar
 
 
 class _Interrupted(Exception):
@@ -46,14 +46,12 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
 )
-store_app = typer.Typer(help="Look at a store, or check it.", rich_markup_mode=None, no_args_is_help=True)
-app.add_typer(store_app, name="store")
+app.add_typer(cli_store.app, name="store")
 
 PartRows = Annotated[
     int | None, typer.Option("--part-rows", min=1, help="Rows of a part, the unit of commit (default: by the size).")
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Decode processes (default: one a core).")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")]
 
 
@@ -67,7 +65,7 @@ def main() -> None:
         app(args=words, prog_name="ecgecho", standalone_mode=True)
     except (KeyboardInterrupt, _Interrupted):
         again = shlex.join(["ecgecho", *words])
-        _say(f"Interrupted; finished work is kept. The same command goes on from here:\n  {again}")
+        say(f"Interrupted; finished work is kept. The same command goes on from here:\n  {again}")
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,12 +73,12 @@ def main() -> None:
     except (ValueError, OSError, MemoryError) as error:
         if debug:
             raise
-        _say(_told(error))
+        say(_told(error))
         sys.exit(getattr(error, "exit_status", 1))
     except Exception as error:
         if debug:
             raise
-        _say(
+        say(
             f"A fault of ecgecho, not of your input: {type(error).__name__}: {error}\n"
             "Run it again with --debug for the traceback."
         )
@@ -100,10 +98,6 @@ def _told(error: BaseException) -> str:
         return f"Error: {error.strerror}{where}.{advice}"
     lines = [line for text in (str(error), *getattr(error, "__notes__", ())) for line in text.splitlines() if line]
     return "Error: " + "\n".join(lines[:3] or [type(error).__name__])
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def _version(value: bool) -> None:
@@ -142,7 +136,7 @@ def simulate(
     from ecgecho.simulate import simulate as run
 
     module = layouts.load(layout)
-    with _Bar("simulate", "subjects") as bar:
+    with ProgressBar("simulate", "subjects") as bar:
         counts = run(
             out,
             subjects=subjects,
@@ -163,14 +157,14 @@ def simulate(
     if not counts["files_written"]:
         print(f"{out} is done: the cohort of {counts['subjects']} subjects is complete.")
         return
-    following = module.READ_BY.format(root=_q(out), beside=_q(out / "catalog"), ecg=_q(out / "ecg.zarr"))
+    following = module.READ_BY.format(root=quoted(out), beside=quoted(out / "catalog"), ecg=quoted(out / "ecg.zarr"))
     if tables_only:
         print("no waveforms or pictures; the same command without --tables-only adds them.")
         if not module.READ_BY.startswith("ecgecho index"):
             following = ""  # only an index needs no waveforms
     elif not following:
         print(f"nothing in ecgecho reads the layout {module.NAME} yet; its tables and arrays are for other tools.")
-    _close("simulate", out, counts, 0, bar.seconds, following)
+    close("simulate", out, counts, 0, bar.seconds, following)
 
 
 @app.command()
@@ -191,8 +185,8 @@ def index(
     if key is not None:
         settings = configuration.override(settings, [f"key={json.dumps(str(key))}"])
     if not root.is_dir():
-        raise _usage(f"there is no folder {root}; give the dataset's root folder.")
-    with _Bar("index", "files") as bar:
+        raise usage(f"there is no folder {root}; give the dataset's root folder.")
+    with ProgressBar("index", "files") as bar:
         catalog = module.build(settings).index(root, out, progress=bar)
     if catalog.unchanged:
         print(f"{out} is done: the dataset's files are as they were.")
@@ -200,8 +194,8 @@ def index(
     description = tables.describe(catalog)
     print(tables.render(description))
     totals = {name: row["all"] for name, row in description["counts"].items() if isinstance(row, dict) and "all" in row}
-    following = f"ecgecho cache-echo {_q(out)} --teacher demo --out {_q(out.parent / 'echo.zarr')}"
-    _close("index", out, totals, 0, bar.seconds, following)
+    following = f"ecgecho cache-echo {quoted(out)} --teacher demo --out {quoted(out.parent / 'echo.zarr')}"
+    close("index", out, totals, 0, bar.seconds, following)
 
 
 @app.command("cache-echo")
@@ -226,8 +220,8 @@ def cache_echo(
     settings = configuration.override(module.Config(), words)
     _check_device(device)
     catalog = _catalog_or_folder(source, out, key)
-    _say(f"cache-echo: {catalog.clips.num_rows} clips -> {out} by teacher {teacher}")
-    with _Bar("cache-echo", "clips") as bar:
+    say(f"cache-echo: {catalog.clips.num_rows} clips -> {out} by teacher {teacher}")
+    with ProgressBar("cache-echo", "clips") as bar:
         report = cache.cache_echo(
             catalog,
             teacher,
@@ -240,7 +234,7 @@ def cache_echo(
             progress=bar,
         )
     following = (
-        f"ecgecho cache-ecg {_q(source)} --contract echoing_ecg --out {_q(out.parent / 'ecg.zarr')}"
+        f"ecgecho cache-ecg {quoted(source)} --contract echoing_ecg --out {quoted(out.parent / 'ecg.zarr')}"
         if catalog.ecgs.num_rows
         else ""
     )
@@ -261,21 +255,21 @@ def cache_ecg(
 
     wanted = cache.find_contract(contract) if contract else None
     paths: Mapping[str, str] = {}
-    with _Bar("cache-ecg", "ECGs") as bar:
+    with ProgressBar("cache-ecg", "ECGs") as bar:
         if (source / "head.json").is_file() or source.suffix == ".zarr":
             if wanted is None:
-                raise _usage(f"{source} is a store; say with --contract what to make of it.")
+                raise usage(f"{source} is a store; say with --contract what to make of it.")
             report = cache.contract_from_raw(source, wanted, out, part_rows=part_rows, progress=bar)
         else:
             catalog = _catalog_or_folder(source, out, key)
             paths = _paths(catalog.ecgs, "ecg_id")
-            _say(f"cache-ecg: {catalog.ecgs.num_rows} ECGs -> {out} by contract {wanted.name if wanted else 'none (raw)'}")
+            say(f"cache-ecg: {catalog.ecgs.num_rows} ECGs -> {out} by contract {wanted.name if wanted else 'none (raw)'}")
             report = cache.cache_ecg(catalog, wanted, out, part_rows=part_rows, workers=workers, progress=bar)
     if wanted is None:
-        following = f"ecgecho cache-ecg {_q(out)} --contract echoing_ecg --out {_q(out.parent / 'ecg.zarr')}"
+        following = f"ecgecho cache-ecg {quoted(out)} --contract echoing_ecg --out {quoted(out.parent / 'ecg.zarr')}"
     else:
         catalog_of = source if (source / "catalog.json").is_file() else Path("CATALOG")
-        stores = f"--catalog {_q(catalog_of)} --echo {_q(out.parent / 'echo.zarr')} --ecg {_q(out)}"
+        stores = f"--catalog {quoted(catalog_of)} --echo {quoted(out.parent / 'echo.zarr')} --ecg {quoted(out)}"
         following = f"ecgecho train echoing_ecg --recipe small {stores} --out runs/a"
     _close_cache("cache-ecg", out, report, bar.seconds, following, paths)
 
@@ -297,10 +291,10 @@ def train(
 
     chosen = story.make_recipe(method, recipe, sets or [])
     began = time.monotonic()
-    result = story.train(chosen, catalogs=catalog, ecgs=ecg, echos=echo or [], out=out, device=device, say=_say)
+    result = story.train(chosen, catalogs=catalog, ecgs=ecg, echos=echo or [], out=out, device=device, say=say)
     if result.pop("already_done", False):
         return
-    _close("train", out, result, 0, time.monotonic() - began, f"ecgecho eval {_q(out)}")
+    close("train", out, result, 0, time.monotonic() - began, f"ecgecho eval {quoted(out)}")
 
 
 @app.command("eval")
@@ -328,7 +322,7 @@ def evaluate(
         settings=sets or [], out=out,
     )  # fmt: skip
     print(json.dumps(result, indent=1) if as_json else table(result))
-    _close("eval", out, {"rows": len(result["rows"])}, 0, time.monotonic() - began, "", quiet=as_json)
+    close("eval", out, {"rows": len(result["rows"])}, 0, time.monotonic() - began, "", quiet=as_json)
 
 
 @app.command("list")
@@ -347,75 +341,6 @@ def list_plugins(
         print(f"{name:16} {line}")
 
 
-@store_app.command("verify")
-def store_verify(store: Path, as_json: AsJson = False) -> None:
-    """Read every byte of a store again and compare it with its checksums; names the damaged rows."""
-    import embed_cache
-
-    report = embed_cache.verify(store)
-    damaged: list[dict[str, Any]] = [
-        {"file": d.path, "problem": d.problem, "rows": d.rows and [d.rows.start, d.rows.stop], "ids": list(d.ids)}
-        for d in report.damages
-    ]
-    if as_json:
-        told = {"ok": report.ok, "files": report.num_files, "bytes": report.num_bytes, "damages": damaged}
-        print(json.dumps({**told, "unlisted": list(report.unlisted)}, indent=1))
-        raise typer.Exit(0 if report.ok else 1)
-    for d in damaged:
-        rows = f", rows {d['rows'][0]} to {d['rows'][1] - 1}: {', '.join(d['ids'][:8])}" if d["rows"] else ""
-        print(f"damaged: {d['file']}: {d['problem']}{rows}")
-    for name in report.unlisted:
-        print(f"not of this store: {name}")
-    if report.open_segment is not None:
-        print(f"segment {report.open_segment} is not finished; the command that made the store goes on with it.")
-    print(f"{'whole' if report.ok else 'DAMAGED'}: {report.num_files} files, {report.num_bytes / 1e6:.1f} MB read in {store}")
-    raise typer.Exit(0 if report.ok else 1)
-
-
-@store_app.command("info")
-def store_info(store: Path, as_json: AsJson = False) -> None:
-    """What a store holds: rows by status and reason, segments, bytes, and what made it."""
-    import embed_cache
-
-    found = embed_cache.info(store)
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    for name, value in found.items():
-        print(f"{name:12} {json.dumps(value) if isinstance(value, (dict, list)) else value}")
-
-
-class _Bar:
-    """Progress that appears with its first call, `bar(done, total)` or `bar(what, done, total)`; knows its seconds at the end."""
-
-    def __init__(self, label: str, unit: str) -> None:
-        self.label, self.unit = label, unit
-        self.seconds = 0.0
-        self._began = time.monotonic()
-        self._bar: Bar | None = None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __call__(self, *told: Any) -> None:
-        from ecgecho.log import Bar
-
-        *what, done, total = told
-        if self._bar is None or self._bar.total != total:
-            self.close()
-            self._bar = Bar(self.label, total, unit=self.unit, say=_say)
-        self._bar.advance(done - self._bar.done, str(what[0]) if what else "")
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def __exit__(self, *exc: object) -> None:
-        self.seconds = time.monotonic() - self._began
-        self.close()
-
-
 def _catalog_or_folder(source: Path, out: Path, key: Path | None) -> Catalog:
     from ecgecho import catalog as tables
     from ecgecho import plugins
@@ -423,12 +348,12 @@ def _catalog_or_folder(source: Path, out: Path, key: Path | None) -> Catalog:
     if (source / "catalog.json").is_file():
         return tables.read(source)
     if not source.is_dir():
-        raise _usage(f"there is no catalog or folder {source}.")
+        raise usage(f"there is no catalog or folder {source}.")
     module = plugins.load("datasets", "folder")
     settings = module.Config(key=str(key) if key is not None else "")
     beside = out.with_name(out.name + ".catalog")
-    _say(f"{source} is no catalog; indexing it as a folder into {beside}")
-    with _Bar("index", "files") as bar:
+    say(f"{source} is no catalog; indexing it as a folder into {beside}")
+    with ProgressBar("index", "files") as bar:
         catalog: Catalog = module.build(settings).index(source, beside, progress=bar)
     return catalog
 
@@ -455,7 +380,7 @@ def _close_cache(command: str, out: Path, report: CacheReport, seconds: float, f
               "recomputed_and_equal": report.recomputed, "device": report.device}  # fmt: skip
     if report.num_computed:
         counts["per_second"] = round(report.num_computed / max(report.seconds, 1e-9), 1)
-    _close(
+    close(
         command,
         out,
         counts,
@@ -467,26 +392,10 @@ def _close_cache(command: str, out: Path, report: CacheReport, seconds: float, f
     raise typer.Exit(report.exit_status)
 
 
-def _close(
-    command: str, out: Path, counts: Any, status: int, seconds: float, following: str, *, extra: Any = None, quiet: bool = False
-) -> None:
-    """The end of every command: counts, seconds, memory, where the output lies, what to type next; and the same as a file."""
-    from ecgecho.report.command import write_report
-
-    told = {k: v for k, v in counts.items() if isinstance(v, (int, float, str))}
-    memory_mb = write_report(command, out, {**told, **(extra or {})}, status, seconds)
-    if quiet:
-        return
-    print(", ".join(f"{k.replace('_', ' ')} {v}" for k, v in told.items()))
-    print(f"{command}: {seconds:.1f} s, peak memory {memory_mb:.0f} MB, in {out}")
-    if following:
-        print(f"next: {following}")
-
-
 def _resolution(word: str) -> tuple[int, int]:
     rows, _, columns = word.lower().replace("*", "x").partition("x")
     if not (rows.strip().isdigit() and columns.strip().isdigit()):
-        raise _usage(f"--resolution is {word!r}; give rows x columns, such as 300x400 or 708x1016.")
+        raise usage(f"--resolution is {word!r}; give rows x columns, such as 300x400 or 708x1016.")
     return int(rows), int(columns)
 
 
@@ -496,18 +405,8 @@ def _check_device(device: str) -> None:
     import torch
 
     if not device.startswith("cuda") or not torch.cuda.is_available():
-        raise _usage(f"there is no device {device!r} here; use --device cpu.")
+        raise usage(f"there is no device {device!r} here; use --device cpu.")
 
 
 def _cores(workers: int | None) -> int:
     return workers if workers is not None else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-
-
-def _usage(message: str) -> Exception:
-    from ecgecho.types import UsageError
-
-    return UsageError(message)
-
-
-def _q(path: Path) -> str:
-    return shlex.quote(str(path))
