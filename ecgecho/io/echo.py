@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ecgecho.io import dicom, video
 from ecgecho.io.files import read_bytes
 from ecgecho.types import ClipKind, EchoClip, ItemError, Region
 
+Decode = Literal["full", "dct"]
 VIDEO_SUFFIXES = (".avi", ".mp4", ".m4v", ".mov")
 
 
@@ -28,10 +30,15 @@ class EchoHeader:
     defects: tuple[str, ...] = ()
 
 
-def read_echo(path: Path | str) -> EchoClip:
-    """All frames of a cine, RGB once and only once. ItemError: excluded for what is no cine, failed for what cannot be read."""
+def read_echo(path: Path | str, *, decode: Decode = "full", least: int = 224) -> EchoClip:
+    """All frames of a cine, RGB once and only once. ItemError: excluded for what is no cine, failed for what cannot be read.
+
+    "full" gives every pixel. "dct" lets the JPEG decoder make the picture 1/2, 1/4 or 1/8 as large, whichever is the
+    smallest with a short side of at least `least` pixels; regions and cm_per_px are of that picture. What is no 8-bit JPEG
+    in DICOM is decoded in full.
+    """
     path = Path(path)
-    return video.read(path) if _is_video(path) else dicom.read(path)
+    return video.read(path) if _is_video(path) else dicom.read(path, decode=decode, least=least)
 
 
 def scan_echo(path: Path | str) -> EchoHeader:

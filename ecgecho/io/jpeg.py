@@ -42,8 +42,24 @@ class JpegHeader:
         return self.jfif or self.component_ids != RGB_IDS
 
 
-def decode(fragments: Sequence[bytes], *, rows: int, columns: int, samples: int, photometric: str) -> tuple[U8, tuple[str, ...]]:
-    """Encapsulated JPEG frames -> (T, rows, columns, 3) RGB, and the defects mended."""
+def scale_for(rows: int, columns: int, least: int) -> int:
+    """The largest of 8, 4, 2 by which a picture may be divided and keep a short side of `least` pixels; else 1."""
+    return next((scale for scale in (8, 4, 2) if min(scaled_size(rows, columns, scale)) >= least), 1)
+
+
+def scaled_size(rows: int, columns: int, scale: int) -> tuple[int, int]:
+    """What a DCT-scaled decoder makes of a size: an incomplete last row or column is kept."""
+    return -(-rows // scale), -(-columns // scale)
+
+
+def decode(
+    fragments: Sequence[bytes], *, rows: int, columns: int, samples: int, photometric: str, scale: int = 1
+) -> tuple[U8, tuple[str, ...]]:
+    """Encapsulated JPEG frames -> (T, rows / scale, columns / scale, 3) RGB, rounded up, and the defects mended.
+
+    With `scale` 2, 4 or 8 each block of 8 x 8 coefficients becomes 8 / scale pixels a side: a pixel (y, x) shows what the
+    full picture's [scale * y, scale * (y + 1)) x [scale * x, scale * (x + 1)) does.
+    """
     header = parse_header(fragments[0])
     if (header.rows, header.columns) != (rows, columns):
         raise ItemError("undecodable", f"the header says {rows} x {columns} pixels, its JPEG {header.rows} x {header.columns}")
@@ -51,19 +67,21 @@ def decode(fragments: Sequence[bytes], *, rows: int, columns: int, samples: int,
         raise ItemError(
             "unsupported_pixels", f"JPEG of {header.precision} bits and {len(header.component_ids)} components, header: {samples}"
         )
-    frames = np.empty((len(fragments), rows, columns, 3), np.uint8)
+    height, width = scaled_size(rows, columns, scale)
+    frames = np.empty((len(fragments), height, width, 3), np.uint8)
     if samples == 1:
         for number, fragment in enumerate(fragments):
-            frames[number] = _open(fragment, number, header, raw=False)[..., None]
+            frames[number] = _open(fragment, number, header, raw=False, scale=scale)[..., None]
         if photometric == "MONOCHROME1":
             np.subtract(255, frames, out=frames)
         return frames, ()
+    # Of the full picture, so that a clip has the same colours however it is decoded.
     stored, defects = stored_colour(header, photometric, _open(fragments[0], 0, header, raw=True))
     raw = stored == "rgb" or not header.decoder_converts
     for number, fragment in enumerate(fragments):
-        frame = _open(fragment, number, header, raw=raw)
+        frame = _open(fragment, number, header, raw=raw, scale=scale)
         if raw and stored == "ybr":
-            frame = np.asarray(Image.frombytes("YCbCr", (columns, rows), frame.tobytes()).convert("RGB"))
+            frame = np.asarray(Image.frombytes("YCbCr", (width, height), frame.tobytes()).convert("RGB"))
         frames[number] = frame
     return frames, defects
 
@@ -114,13 +132,15 @@ def parse_header(data: bytes) -> JpegHeader:
     )
 
 
-def _open(data: bytes, number: int, header: JpegHeader, *, raw: bool) -> U8:
+def _open(data: bytes, number: int, header: JpegHeader, *, raw: bool, scale: int = 1) -> U8:
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             if image.size != (header.columns, header.rows):
                 raise ItemError("undecodable", f"frame {number} is of another size than the first")
-            if raw and header.decoder_converts:
-                image.draft("YCbCr", image.size)  # hand the samples over as they are stored
+            to_raw = raw and header.decoder_converts
+            if to_raw or scale > 1:
+                # "YCbCr" hands the samples over as they are stored; a wanted size, rounded down, chooses the scale.
+                image.draft("YCbCr" if to_raw else None, (max(1, header.columns // scale), max(1, header.rows // scale)))
             pixels = np.asarray(image)
     except (ItemError, MemoryError):
         raise
@@ -128,6 +148,7 @@ def _open(data: bytes, number: int, header: JpegHeader, *, raw: bool) -> U8:
         raise ItemError("undecodable", f"frame {number}: {type(err).__name__}: {err}") from err
     if pixels.shape[2:] != ((3,) if len(header.component_ids) == 3 else ()):
         raise ItemError("undecodable", f"frame {number} has other components than the first")
+    assert pixels.shape[:2] == scaled_size(header.rows, header.columns, scale)
     return pixels
 
 
