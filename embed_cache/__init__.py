@@ -3,9 +3,11 @@
 The on-disk format is FORMAT.md. This package knows rows and columns, and nothing of what they mean.
 """
 
+from embed_cache.erase import Erasure, erase, erasures, finish_erasures
 from embed_cache.errors import DamagedStore, IncompleteStore, StaleStore, StoreError
 from embed_cache.layout import FORMAT_VERSION, Column
 from embed_cache.manifest import Manifest
+from embed_cache.place import is_remote
 from embed_cache.plan import Plan, make_plan
 from embed_cache.store import EmbeddingStore
 from embed_cache.store import open_store as open
@@ -18,6 +20,7 @@ __all__ = [
     "Damage",
     "DamagedStore",
     "EmbeddingStore",
+    "Erasure",
     "IncompleteStore",
     "Manifest",
     "Plan",
@@ -26,7 +29,11 @@ __all__ = [
     "StoreError",
     "VerifyReport",
     "Writer",
+    "erase",
+    "erasures",
+    "finish_erasures",
     "info",
+    "is_remote",
     "make_plan",
     "open",
     "verify",

@@ -7,20 +7,26 @@ directory's own fsync before anything that relies on it is written.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
-import re
 import stat
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from embed_cache import mapping
 from embed_cache.errors import DamagedStore, StoreError
+from embed_cache.layout import ROOT
+from embed_cache.place import MAX_JSON_BYTES, STALE_S, TEMPORARY, Piece, is_gone, writer_number
 
-TEMPORARY = re.compile(r"\.\d+\.tmp$")  # NAME.<process id>.tmp
-MAX_JSON_BYTES = 1 << 30  # a head of 20 million rows stays below 20 MB
-
+LOCK_WAIT_S = 600.0
+"""What is done under the lock takes seconds; who waits longer waits for a stopped process."""
 _ADVICE = {
     errno.ENOSPC: "free disk space",
     errno.EDQUOT: "free disk space or raise the quota",
@@ -29,27 +35,306 @@ _ADVICE = {
     errno.EPERM: "make the folder writable",
     errno.ENOENT: "put the folder back",
     errno.ENOTDIR: "put the folder back",
+    errno.ESTALE: "mount the file system again",
 }
 
 
-def write_file(path: Path, data: bytes | memoryview) -> None:
-    """All of `data` under `path`, or nothing. The caller syncs the directory afterwards (`sync_directory`)."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with _explained(path):
-        try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+class LocalPlace:
+    """A store in a folder of a local or mounted file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.number = writer_number()
+
+    def label(self, name: str = "") -> str:
+        return str(self.root / name)
+
+    def top(self) -> list[str] | None:
+        if not os.path.lexists(self.root):
+            return None
+        if not self.root.is_dir():
+            raise StoreError(f"{self.root} is a file, not a folder. Choose another output.")
+        return sorted(item.name for item in self.root.iterdir())
+
+    def read(self, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
+        path = self.root / name
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
+                raise DamagedStore(f"{path} is not a regular file of at most {limit} bytes. Restore it from a copy.")
+            return file.read()
+
+    def sizes(self, names: Collection[str]) -> dict[str, int | None]:
+        root = os.fspath(self.root)
+        linked: set[str] = set()
+        for folder in _folders(names):
+            if os.path.islink(f"{root}/{folder}"):
+                linked.add(f"{folder}/")
+        found = {name: _regular_size(f"{root}/{name}") for name in names}
+        if linked:
+            return {name: None if name.startswith(tuple(linked)) else size for name, size in found.items()}
+        return found
+
+    def modified(self, name: str) -> float:
+        return (self.root / name).stat().st_mtime
+
+    def checksums(self, names: Iterable[str]) -> Iterator[str | None]:
+        # Hashing releases the interpreter lock.
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            yield from pool.map(lambda name: _checksum(self.root / name), names)
+
+    def walk(self, folder: str = "") -> Iterator[str]:
+        start = self.root / folder
+        for inner, folders, files in os.walk(start):
+            linked = [name for name in folders if Path(inner, name).is_symlink()]
+            folders[:] = sorted(name for name in folders if name not in linked)
+            for name in sorted(files + linked):
+                yield Path(inner, name).relative_to(self.root).as_posix()
+
+    def flat(self, pieces: Sequence[Piece], num_bytes: int) -> npt.NDArray[np.uint8]:
+        return mapping.flat([mapping.Piece(self.root / p.path, p.start, p.used, p.size) for p in pieces], num_bytes)
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        for name, data in files.items():
+            self._write(name, data)
+        self._sync(files)
+
+    def create(self, name: str, data: bytes) -> bool:
+        path, temporary = self.root / name, self._temporary(name)
+        self._make_folder(path.parent)
+        with _explained(path):
             try:
-                _write(handle, memoryview(data).cast("B"))
+                for attempt in range(3):
+                    _write_whole(temporary, data)
+                    try:
+                        _link(temporary, path)
+                    except FileExistsError:
+                        _remove(temporary)
+                        return False
+                    except FileNotFoundError:  # another writer took the temporary for a dead one's
+                        if attempt == 2 or not path.parent.is_dir():
+                            raise
+                        continue
+                    except OSError as error:
+                        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
+                            raise
+                        # A file system without hard links: the lock that records are made under has to do.
+                        if os.path.lexists(path):
+                            _remove(temporary)
+                            return False
+                        _rename(temporary, path)
+                        break
+                    _remove(temporary)
+                    break
+            except OSError:
+                _forget(temporary)
+                raise
+        self._sync([name])
+        return True
+
+    def replace(self, name: str, data: bytes, old: bytes | None) -> bool:
+        try:
+            found: bytes | None = self.read(name)
+        except FileNotFoundError:
+            found = None
+        if found != old:
+            return False
+        self.write({name: data})
+        return True
+
+    def stage(self, files: Mapping[str, bytes]) -> None:
+        for name, data in files.items():
+            temporary = self._temporary(name)
+            self._make_folder(temporary.parent)
+            with _explained(temporary):
+                try:
+                    _write_whole(temporary, data)
+                except OSError:
+                    _forget(temporary)
+                    raise
+        self._sync(files)
+
+    def adopt(self, names: Iterable[str], number: str) -> None:
+        moved = []
+        for name in names:
+            path = self.root / name
+            with _explained(path):
+                try:
+                    _rename(path.with_name(f"{path.name}.{number}.tmp"), path)
+                except FileNotFoundError:
+                    continue
+            moved.append(name)
+        self._sync(moved)
+
+    def remove(self, names: Iterable[str]) -> None:
+        folders = set()
+        for name in names:
+            path = self.root / name
+            with _explained(path):
+                if os.path.lexists(path):
+                    _remove(path)
+            folders.add(path.parent)
+        for folder in folders:
+            self._prune(folder)
+
+    def _prune(self, folder: Path) -> None:
+        """Removes a folder that is empty, and those above it that this leaves empty."""
+        if self.root not in folder.parents:
+            return
+        try:
+            _remove(folder)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return  # it holds something
+        self._prune(folder.parent)
+
+    def overwrite(self, name: str, spans: Sequence[tuple[int, bytes]]) -> None:
+        path = self.root / name
+        with _explained(path):
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                for offset, data in spans:
+                    os.lseek(handle, offset, os.SEEK_SET)
+                    _write(handle, memoryview(data))
                 _fsync(handle)
             finally:
                 os.close(handle)
-            _rename(temporary, path)
+
+    def wipe(self, name: str, data: bytes) -> None:
+        path = self.root / name
+        try:
+            old = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            self.write({name: data})
+            return
+        try:
+            size = os.fstat(old).st_size
+            self.write({name: data})
+            with _explained(path):
+                os.lseek(old, 0, os.SEEK_SET)
+                _write(old, memoryview(bytes(size)))
+                _fsync(old)
+        finally:
+            os.close(old)
+
+    def discard(self, name: str) -> None:
+        try:
+            found = os.lstat(self.root / name)
+        except FileNotFoundError:
+            return
+        # A record that was linked to its name, and its writer killed then, shares its blocks with the temporary.
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            self.overwrite(name, [(0, bytes(found.st_size))])
+        self.remove([name])
+
+    def clean(self) -> None:
+        now = time.time()
+        for name in self.walk():
+            found = TEMPORARY.search(name)
+            if found is None:
+                continue
+            path = self.root / name
+            try:
+                age = now - os.lstat(path).st_mtime
+            except OSError:
+                continue
+            if is_gone(found[1]) or age > STALE_S:
+                with _explained(path):
+                    try:
+                        _remove(path)
+                    except FileNotFoundError:
+                        continue
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """flock on the root group's file, which is never rewritten: the kernel ends it with its holder, however that ends."""
+        try:
+            handle = os.open(self.root / ROOT, os.O_RDWR | os.O_NOFOLLOW)
         except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+            yield
+            return
+        try:
+            self._lock(handle)
+            yield
+        finally:
+            os.close(handle)
+
+    def _lock(self, handle: int) -> None:
+        until = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR):
+                    return  # a file system without locks: the order of writing alone protects the store
+                if time.monotonic() > until:
+                    raise StoreError(
+                        f"another process has been finishing {self.root} for {LOCK_WAIT_S / 60:.0f} minutes. "
+                        "See whether it hangs, then run the same command again."
+                    ) from error
+            time.sleep(0.02)
+
+    def _write(self, name: str, data: bytes) -> None:
+        path, temporary = self.root / name, self._temporary(name)
+        self._make_folder(path.parent)
+        with _explained(path):
+            try:
+                for attempt in range(3):
+                    _write_whole(temporary, data)
+                    try:
+                        _rename(temporary, path)
+                        break
+                    except FileNotFoundError:  # another writer took the temporary for a dead one's
+                        if attempt == 2 or not path.parent.is_dir():
+                            raise
+            except OSError:
+                _forget(temporary)
+                raise
+
+    def _temporary(self, name: str) -> Path:
+        path = self.root / name
+        return path.with_name(f"{path.name}.{self.number}.tmp")
+
+    def _make_folder(self, path: Path) -> None:
+        """`path` and its missing parents, each durable in its parent."""
+        if path.is_dir():
+            return
+        self._make_folder(path.parent)
+        with _explained(path):
+            try:
+                _mkdir(path)
+            except FileExistsError:
+                if not path.is_dir():
+                    raise
+        _sync_directory(path.parent)
+
+    def _sync(self, names: Iterable[str]) -> None:
+        for folder in sorted({(self.root / name).parent for name in names}):
+            _sync_directory(folder)
 
 
-def sync_directory(path: Path) -> None:
+def _folders(names: Iterable[str]) -> set[str]:
+    """Every folder above any of the names."""
+    folders: set[str] = set()
+    for name in names:
+        while "/" in name and (name := name.rpartition("/")[0]) not in folders:
+            folders.add(name)
+    return folders
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+    try:
+        _write(handle, memoryview(data).cast("B"))
+        _fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_directory(path: Path) -> None:
     """Makes the names in `path` durable."""
     with _explained(path):
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -59,65 +344,15 @@ def sync_directory(path: Path) -> None:
             os.close(handle)
 
 
-def make_directory(path: Path) -> None:
-    """`path` and its missing parents, each durable in its parent."""
-    if path.is_dir():
+def _forget(temporary: Path) -> None:
+    """Best effort: what stays is removed by whoever comes next."""
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError:
         return
-    make_directory(path.parent)
-    with _explained(path):
-        try:
-            _mkdir(path)
-        except FileExistsError:
-            if not path.is_dir():
-                raise
-    sync_directory(path.parent)
 
 
-def remove_file(path: Path) -> None:
-    """Removes a file if it is there."""
-    with _explained(path):
-        if os.path.lexists(path):
-            _remove(path)
-
-
-def remove_unlisted(folder: Path, keep: set[Path]) -> None:
-    """Removes files below `folder` that are not in `keep`, and folders that this leaves empty."""
-    for path in list(walk(folder)):
-        if path not in keep:
-            remove_file(path)
-    with _explained(folder):
-        for inner, _, _ in os.walk(folder, topdown=False):
-            if not os.listdir(inner):
-                _remove(Path(inner))
-
-
-def remove_temporaries(root: Path) -> None:
-    """Removes what killed writers left behind under `root`."""
-    for path in walk(root):
-        if TEMPORARY.search(path.name):
-            remove_file(path)
-
-
-def walk(root: Path) -> Iterator[Path]:
-    """Every file below `root`, links to directories included as files, in sorted order."""
-    for folder, folders, files in os.walk(root):
-        linked = [name for name in folders if Path(folder, name).is_symlink()]
-        folders[:] = sorted(name for name in folders if name not in linked)
-        for name in sorted(files + linked):
-            yield Path(folder, name)
-
-
-def read_file(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes; FileNotFoundError when it is not there."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
-            raise DamagedStore(f"{path} is not a regular file of at most {limit} bytes. Restore it from a copy.")
-        return file.read()
-
-
-def regular_size(path: str | Path) -> int | None:
+def _regular_size(path: str | Path) -> int | None:
     """Size of a regular file, None when there is none (a link is not one)."""
     try:
         found = os.lstat(path)
@@ -126,21 +361,15 @@ def regular_size(path: str | Path) -> int | None:
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def checksum(path: Path) -> str | None:
+def _checksum(path: Path) -> str | None:
     """sha256 of a regular file's bytes, None when it cannot be read."""
-    if regular_size(path) is None:
+    if _regular_size(path) is None:
         return None
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
-
-
-def checksums(paths: Iterable[Path]) -> Iterator[str | None]:
-    """`checksum` of each path, in order, on a few threads (hashing releases the interpreter lock)."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        yield from pool.map(checksum, paths)
 
 
 @contextmanager
@@ -165,6 +394,10 @@ def _fsync(handle: int) -> None:
 
 def _rename(source: Path, target: Path) -> None:
     source.replace(target)
+
+
+def _link(source: Path, target: Path) -> None:
+    os.link(source, target)
 
 
 def _mkdir(path: Path) -> None:

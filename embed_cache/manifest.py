@@ -200,6 +200,11 @@ class Record:
     plan: str
     """sha256 of the plan this part belongs to."""
     part: int
+    writer: str
+    """Digits: until the files lie in their places they are NAME.<writer>.tmp."""
+    id: list[str]
+    group: list[str]
+    source: list[int]
     status: list[int]
     permanent: list[int]
     reason: list[str]
@@ -215,6 +220,10 @@ class Record:
         fields = (
             "plan",
             "part",
+            "writer",
+            "id",
+            "group",
+            "source",
             "status",
             "permanent",
             "reason",
@@ -236,7 +245,7 @@ def parse_record(data: bytes, where: str, shape: SegmentShape) -> Record:
     rows = shape.part(part)
     length = rows.stop - rows.start
 
-    def numbers(holder: Json, name: str, low: int, high: int) -> list[int]:
+    def numbers(name: str, low: int, high: int, holder: Json = body) -> list[int]:
         values = _list(holder, name, where)
         if len(values) != length or not all(type(value) is int and low <= value <= high for value in values):
             raise _malformed(where, name)
@@ -248,18 +257,25 @@ def parse_record(data: bytes, where: str, shape: SegmentShape) -> Record:
             raise _malformed(where, name)
         return values
 
+    writer = _str(body, "writer", where)
+    if not writer.isascii() or not writer.isdigit() or len(writer) > 64:
+        raise _malformed(where, "writer")
     int64 = (-(1 << 63), (1 << 63) - 1)
     ragged = [column.name for column in shape.ragged()]
     return Record(
         plan=_str(body, "plan", where),
         part=part,
-        status=numbers(body, "status", 0, len(STATUS) - 1),
-        permanent=numbers(body, "permanent", 0, 1),
+        writer=writer,
+        id=strings("id"),
+        group=strings("group"),
+        source=numbers("source", -1, MAX_ROWS),
+        status=numbers("status", 0, len(STATUS) - 1),
+        permanent=numbers("permanent", 0, 1),
         reason=strings("reason"),
         fingerprint=strings("fingerprint"),
-        counts={name: numbers(_dict(body, "counts", where), name, *int64) for name in shape.counts},
-        ragged_start={name: numbers(_dict(body, "ragged_start", where), name, 0, MAX_ROWS) for name in ragged},
-        ragged_count={name: numbers(_dict(body, "ragged_count", where), name, 0, MAX_ROWS) for name in ragged},
+        counts={name: numbers(name, *int64, _dict(body, "counts", where)) for name in shape.counts},
+        ragged_start={name: numbers(name, 0, MAX_ROWS, _dict(body, "ragged_start", where)) for name in ragged},
+        ragged_count={name: numbers(name, 0, MAX_ROWS, _dict(body, "ragged_count", where)) for name in ragged},
         files=tuple(parse_files(body, where).values()),
         provenance=_dict(body, "provenance", where),
     )

@@ -32,10 +32,12 @@ class Plan:
             raise StoreError(f"part_rows is {self.part_rows}; it must be from 1 to {LARGEST_PART_ROWS}.")
         if not 0 <= self.seed < 1 << 63:
             raise StoreError(f"seed is {self.seed}; it must be from 0 to 2^63 - 1.")
-        runs = [name for name, _ in itertools.groupby(self.groups)]
-        _check_names(self.ids, "id")
+        # Erased rows have neither id nor group.
+        runs = [name for name, _ in itertools.groupby(self.groups) if name]
+        ids = [name for name in self.ids if name]
+        _check_names(ids, "id")
         _check_names(runs, "group")
-        twice = _first_repeated(self.ids)
+        twice = _first_repeated(ids)
         if twice is not None:
             raise StoreError(f"id {twice!r} is listed twice; ids must be unique within a store.")
         torn = _first_repeated(runs)
@@ -67,6 +69,9 @@ def make_plan(ids: Sequence[str], groups: Sequence[str], *, seed: int, part_rows
     """
     if len(ids) != len(groups):
         raise StoreError(f"{len(ids)} ids but {len(groups)} groups; give every id the name of its group.")
+    for names, what in ((ids, "id"), (groups, "group")):
+        if not all(names):
+            encode_name("", what)
     members: dict[str, list[str]] = {}
     for name, group in zip(ids, groups, strict=True):
         members.setdefault(group, []).append(name)

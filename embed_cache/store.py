@@ -10,39 +10,55 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embed_cache import disk
 from embed_cache.errors import DamagedStore, IncompleteStore, StoreError
 from embed_cache.layout import ERASURES, HEAD, PLAN, ROOT, SEGMENTS, STATUS, Column, SegmentShape
 from embed_cache.manifest import Json, Manifest, check_identity, parse_head, parse_int, refuse_stale, unseal_json
-from embed_cache.mapping import Piece, flat
+from embed_cache.place import TEMPORARY, Place, place_of
 
 I64 = npt.NDArray[np.int64]
 ERASED = STATUS.index("erased")
 
 
+class Piece(NamedTuple):
+    """`used` leading bytes of the file `path` (which has `size` bytes) belong at `start` of a flat array."""
+
+    path: str
+    start: int
+    used: int
+    size: int
+
+
 def open_store(uri: str | os.PathLike[str]) -> EmbeddingStore:
-    """The store at `uri`, read-only. Refused without a head, with an unfinished erasure, or when a file is missing."""
-    path = local_path(uri)
-    manifest = read_head(path)
+    """The store at `uri`, read-only. Refused without a head, or when a file is missing; an erasure that was begun is finished."""
+    return open_at(place_of(uri))
+
+
+def open_at(place: Place) -> EmbeddingStore:
+    """`open_store` of a place."""
+    manifest = read_head(place)
+    if open_erasures(place, manifest):
+        from embed_cache.erase import finish_at
+
+        finish_at(place)
+        manifest = read_head(place)
     if manifest is None:
-        raise _no_head(path)
-    _refuse_open_erasure(path, manifest)
-    _check_sizes(path, manifest)
-    return EmbeddingStore(path, manifest)
+        raise _no_head(place)
+    _check_sizes(place, manifest)
+    return EmbeddingStore(place, manifest)
 
 
 class EmbeddingStore:
     """Sealed segments one after another, global row numbers from 0. Rows that are not `ok` hold fill values."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
+    def __init__(self, place: Place, manifest: Manifest) -> None:
+        self.place = place
+        self.path = place.label()
         self.manifest = manifest
         self.columns: dict[str, Column] = {column.name: column for column in manifest.columns}
         self._offsets = np.cumsum([0] + [shape.num_rows for shape in manifest.segments])
@@ -54,7 +70,7 @@ class EmbeddingStore:
         return self.manifest.num_rows
 
     def __repr__(self) -> str:
-        return f"EmbeddingStore({str(self.path)!r}, {len(self)} rows, columns {list(self.columns)})"
+        return f"EmbeddingStore({self.path!r}, {len(self)} rows, columns {list(self.columns)})"
 
     @cached_property
     def index(self) -> pa.Table:
@@ -123,8 +139,8 @@ class EmbeddingStore:
                 for part in range(shape.num_parts):
                     rows = shape.part(part)
                     start, used = (int(offset) + rows.start) * found.row_bytes, (rows.stop - rows.start) * found.row_bytes
-                    pieces.append(Piece(self.path / shape.chunk(found, part), start, used, shape.part_rows * found.row_bytes))
-            values = flat(pieces, len(self) * found.row_bytes).view(found.numpy_dtype)
+                    pieces.append(Piece(shape.chunk(found, part), start, used, shape.part_rows * found.row_bytes))
+            values = self.place.flat(pieces, len(self) * found.row_bytes).view(found.numpy_dtype)
             self._arrays[column] = values.reshape(len(self), *found.shape)
         return self._arrays[column]
 
@@ -141,11 +157,11 @@ class EmbeddingStore:
 
     def require(self, *, kind: str, identity: Json, columns: Sequence[Column], counts: Sequence[str]) -> None:
         """Refuse, naming each field that differs, a store that was not made as said."""
-        refuse_stale(self.manifest.schema, check_identity(kind, identity, columns, counts), str(self.path))
+        refuse_stale(self.manifest.schema, check_identity(kind, identity, columns, counts), self.path)
 
     def begun(self, segment: int) -> float:
         """When a segment was planned, in seconds since 1970 by the file's time: a source changed since may be another one."""
-        return (self.path / self.manifest.segments[segment].plan).stat().st_mtime
+        return self.place.modified(self.manifest.segments[segment].plan)
 
     def content_hash(self) -> str:
         """Equal for equal content, whatever the times, hosts and interruptions (FORMAT.md, 9). From the head alone."""
@@ -158,13 +174,14 @@ class EmbeddingStore:
             arrays: dict[str, npt.NDArray[Any]] = {}
             for name, (dtype, width) in shape.index_arrays().items():
                 entry = self.manifest.files[shape.index_chunk(name)]
-                path = self.path / entry.path
-                data = disk.read_file(path, entry.size)
+                data = self.place.read(entry.path, entry.size)
                 if hashlib.sha256(data).hexdigest() != entry.sha256:
-                    raise DamagedStore(f"{path} is damaged: its bytes do not match the head. Restore it from a copy.")
+                    raise DamagedStore(
+                        f"{self.place.label(entry.path)} is damaged: its bytes do not match the head. Restore it from a copy."
+                    )
                 kind = np.dtype(f"S{entry.size // shape.num_rows}") if width == 0 else np.dtype(dtype).newbyteorder("<")
                 arrays[name] = np.frombuffer(data, dtype=kind)
-            _check_index(arrays, shape, self.manifest, self.path)
+            _check_index(arrays, shape, self.manifest, self.place.label(f"{shape.folder}/index"))
             self._segment_indices[number] = arrays
         return self._segment_indices[number]
 
@@ -174,7 +191,7 @@ class EmbeddingStore:
         if path not in self._ragged_parts:
             entry = self.manifest.files.get(path)
             size = entry.size if entry else 0
-            raw = flat([Piece(self.path / path, 0, size, size)] if entry else [], size)
+            raw = self.place.flat([Piece(path, 0, size, size)] if entry else [], size)
             self._ragged_parts[path] = raw.view(column.numpy_dtype).reshape(size // column.row_bytes, *column.shape)
         return self._ragged_parts[path]
 
@@ -226,90 +243,70 @@ class EmbeddingStore:
         return found
 
 
-def local_path(uri: str | os.PathLike[str]) -> Path:
-    """The folder a uri names."""
-    text = os.fspath(uri)
-    if text.startswith("file://"):
-        text = text[len("file://") :]
-    if "://" in text:
-        raise StoreError(f"{text} is not a local folder; stores are read and written on local or mounted file systems only.")
-    return Path(text)
-
-
-def read_head(path: Path) -> Manifest | None:
-    """The head of the store at `path`, None where there is none."""
+def read_head(place: Place) -> Manifest | None:
+    """The head of a store, None where there is none."""
     try:
-        data = disk.read_file(path / HEAD)
+        data = place.read(HEAD)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise StoreError(f"cannot read {path / HEAD}: {error.strerror}. Mend that and run again.") from error
-    return parse_head(data, str(path / HEAD))
+        raise StoreError(f"cannot read {place.label(HEAD)}: {error.strerror}. Mend that and run again.") from error
+    return parse_head(data, place.label(HEAD))
 
 
-def progress(path: Path, segment: int) -> tuple[int, int] | None:
+def parts_done(place: Place, segment: int) -> tuple[int, int] | None:
     """(parts with a commit record, parts planned) of the open segment, None where none is planned."""
-    plan = path / SEGMENTS / f"{segment:05d}" / PLAN
+    folder = f"{SEGMENTS}/{segment:05d}"
+    where = place.label(f"{folder}/{PLAN}")
     try:
-        body = unseal_json(disk.read_file(plan), str(plan))
-    except FileNotFoundError:
+        body = unseal_json(place.read(f"{folder}/{PLAN}"), where)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    rows = parse_int(body, "num_rows", str(plan), 1, 1 << 40)
-    log = plan.parent / "log"
-    done = sum(1 for item in log.iterdir() if item.suffix == ".json") if log.is_dir() else 0
-    return done, -(-rows // parse_int(body, "part_rows", str(plan), 1, 1 << 40))
+    rows = parse_int(body, "num_rows", where, 1, 1 << 40)
+    done = sum(1 for name in place.walk(f"{folder}/log") if name.endswith(".json"))
+    return done, -(-rows // parse_int(body, "part_rows", where, 1, 1 << 40))
 
 
-def is_store(path: Path) -> bool:
+def is_store(place: Place) -> bool:
     """True where a store was begun: its root group carries the mark of the format."""
     try:
-        return b'"embed_cache"' in disk.read_file(path / ROOT, 1 << 20)
+        return b'"embed_cache"' in place.read(ROOT, 1 << 20)
     except (OSError, DamagedStore):
         return False
 
 
-def _no_head(path: Path) -> StoreError:
-    if not path.is_dir():
+def open_erasures(place: Place, manifest: Manifest | None) -> list[str]:
+    """Erasure records that the head does not list as carried out."""
+    carried_out = manifest.erasures if manifest else ()
+    return [name for name in place.walk(ERASURES) if name not in carried_out and not TEMPORARY.search(name)]
+
+
+def _no_head(place: Place) -> StoreError:
+    path = place.label()
+    if place.top() is None:
         return StoreError(f"there is no store at {path}. Check the path, or make one first.")
-    if not is_store(path):
+    if not is_store(place):
         return StoreError(f"{path} is not a store. Check the path, or make one first.")
-    found = progress(path, 0)
+    found = parts_done(place, 0)
     how_far = "no part is finished" if found is None else f"{found[0]} of {found[1]} parts are finished"
     return IncompleteStore(
         f"{path} is not complete: it has no {HEAD}, {how_far}. Run the command that makes it again to finish it."
     )
 
 
-def _refuse_open_erasure(path: Path, manifest: Manifest) -> None:
-    folder = path / ERASURES
-    if not folder.is_dir():
-        return
-    for item in sorted(folder.iterdir()):
-        if f"{ERASURES}/{item.name}" not in manifest.erasures and not disk.TEMPORARY.search(item.name):
-            raise IncompleteStore(
-                f"{item} is an erasure that was begun and not finished. Run `store erase` again to finish it first."
-            )
-
-
-def _check_sizes(path: Path, manifest: Manifest) -> None:
-    root = os.fspath(path)
-    wrong = [entry.path for entry in manifest.files.values() if disk.regular_size(f"{root}/{entry.path}") != entry.size]
-    folders: set[str] = set()
-    for name in manifest.files:
-        while "/" in name and (name := name.rpartition("/")[0]) not in folders:
-            folders.add(name)
-    wrong += [folder for folder in folders if os.path.islink(f"{root}/{folder}")]
+def _check_sizes(place: Place, manifest: Manifest) -> None:
+    sizes = place.sizes(manifest.files)
+    wrong = [entry.path for entry in manifest.files.values() if sizes[entry.path] != entry.size]
     if wrong:
         more = f" and {len(wrong) - 1} more files" if len(wrong) > 1 else ""
         raise DamagedStore(
-            f"{path / min(wrong)}{more}: missing, or not of the size the head lists. "
-            "Verify the store to see which rows are lost, then restore the files from a copy or make the store again."
+            f"{place.label(min(wrong))}{more}: missing, or not of the size the head lists. "
+            "Verify the store to see which rows are lost, then repair it, restore the files from a copy or make it again."
         )
 
 
-def _check_index(arrays: dict[str, npt.NDArray[Any]], shape: SegmentShape, manifest: Manifest, path: Path) -> None:
+def _check_index(arrays: dict[str, npt.NDArray[Any]], shape: SegmentShape, manifest: Manifest, where: str) -> None:
     """What later code relies on; equal checksums do not make a foreign writer's numbers sensible."""
-    where = f"{path / shape.folder}/index"
     if arrays["status"].max() >= len(STATUS) or arrays["permanent"].max() > 1:
         raise DamagedStore(f"{where} holds a status this version does not know. Update the program, or make the store again.")
     parts = np.arange(shape.num_rows) // shape.part_rows
@@ -331,7 +328,7 @@ def _arrow_flags(values: npt.NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(packed.tobytes())])
 
 
-def _arrow_strings(values: npt.NDArray[np.bytes_], path: Path) -> pa.Array:
+def _arrow_strings(values: npt.NDArray[np.bytes_], path: str) -> pa.Array:
     """Zero-padded UTF-8 (N,) -> Arrow strings, without a Python object a row."""
     width = values.dtype.itemsize
     raw = np.frombuffer(values.tobytes(), dtype=np.uint8).reshape(len(values), width)

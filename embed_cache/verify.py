@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from embed_cache import disk
 from embed_cache.errors import DamagedStore, IncompleteStore
-from embed_cache.layout import HEAD, SEGMENTS, STATUS, SegmentShape
+from embed_cache.layout import HEAD, PLAN, SEGMENTS, STATUS, SegmentShape
 from embed_cache.manifest import FileEntry, Manifest, parse_int, parse_record, parse_schema, unseal_json
-from embed_cache.store import EmbeddingStore, is_store, local_path, open_store, progress, read_head
+from embed_cache.place import TEMPORARY, Place, place_of
+from embed_cache.store import EmbeddingStore, is_store, open_at, parts_done, read_head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +49,12 @@ class VerifyReport:
 
 def verify(uri: str | os.PathLike[str], *, sample_parts: int | None = None, seed: int = 0) -> VerifyReport:
     """Reads all files (or the index and `sample_parts` random parts) and compares size and checksum with the head."""
-    path = local_path(uri)
+    place = place_of(uri)
     try:
-        manifest = read_head(path)
+        manifest = read_head(place)
     except DamagedStore as error:
         return VerifyReport(
-            path=str(path),
+            path=place.label(),
             num_files=1,
             num_bytes=0,
             damages=(Damage(path=HEAD, problem=str(error)),),
@@ -63,8 +62,8 @@ def verify(uri: str | os.PathLike[str], *, sample_parts: int | None = None, seed
             open_segment=None,
         )
     if manifest is None:
-        open_store(path)  # explains what is there instead
-        raise IncompleteStore(f"{path} has no {HEAD}. Run the command that makes it again.")
+        open_at(place)  # explains what is there instead
+        raise IncompleteStore(f"{place.label()} has no {HEAD}. Run the command that makes it again.")
     owners = _owners(manifest)
     chosen = list(manifest.files.values())
     if sample_parts is not None:
@@ -74,16 +73,17 @@ def verify(uri: str | os.PathLike[str], *, sample_parts: int | None = None, seed
         chosen = [entry for entry in chosen if owners.get(entry.path, (0, None))[1] is None or owners[entry.path] in sampled]
     bad = []
     num_bytes = 0
-    for entry, digest in zip(chosen, disk.checksums(path / entry.path for entry in chosen), strict=True):
+    sizes = place.sizes([entry.path for entry in chosen])
+    for entry, digest in zip(chosen, place.checksums(entry.path for entry in chosen), strict=True):
         num_bytes += entry.size
-        problem = _problem(path, entry, digest)
+        problem = _problem(sizes[entry.path], entry, digest)
         if problem:
             bad.append((entry, problem))
-    names = _ids(EmbeddingStore(path, manifest)) if bad else []
+    names = _ids(EmbeddingStore(place, manifest)) if bad else []
     damages = tuple(_damage(manifest, owners, entry, problem, names) for entry, problem in bad)
-    unlisted, is_open = _unlisted(path, manifest)
+    unlisted, is_open = _unlisted(place, manifest)
     return VerifyReport(
-        path=str(path),
+        path=place.label(),
         num_files=len(chosen) + 1,
         num_bytes=num_bytes,
         damages=damages,
@@ -94,19 +94,19 @@ def verify(uri: str | os.PathLike[str], *, sample_parts: int | None = None, seed
 
 def info(uri: str | os.PathLike[str]) -> dict[str, Any]:
     """What a store is and how far it is, complete or not, as plain JSON."""
-    path = local_path(uri)
-    manifest = read_head(path)
+    place = place_of(uri)
+    manifest = read_head(place)
     if manifest is None:
-        if not is_store(path):
-            open_store(path)
-        return _info_of_open(path)
-    store = open_store(path)
+        if not is_store(place):
+            open_at(place)
+        return _info_of_open(place)
+    store = open_at(place)
     index = store.index
     live = index.filter(index["live"])
     counts = Counter(zip(live["status"].to_pylist(), live["reason"].to_pylist(), strict=True))
-    open_parts = progress(path, len(manifest.segments))
+    open_parts = parts_done(place, len(manifest.segments))
     return {
-        "path": str(path),
+        "path": place.label(),
         "complete": True,
         "format_version": manifest.format_version,
         "kind": manifest.kind,
@@ -135,22 +135,22 @@ def info(uri: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def _info_of_open(path: Path) -> dict[str, Any]:
-    found = progress(path, 0)
-    summary: dict[str, Any] = {"path": str(path), "complete": False, "parts_done": 0, "parts_planned": 0, "open_segment": 0}
+def _info_of_open(place: Place) -> dict[str, Any]:
+    found = parts_done(place, 0)
+    summary: dict[str, Any] = {"path": place.label(), "complete": False, "parts_done": 0, "parts_planned": 0, "open_segment": 0}
     if found is None:
         return summary | {"rows": 0, "status": {}, "reasons": {}, "segments": [], "bytes": 0}
-    folder = path / SEGMENTS / "00000"
-    body = unseal_json(disk.read_file(folder / "plan.json"), str(folder / "plan.json"))
-    schema = parse_schema(body, str(folder))
-    num_rows, part_rows = (parse_int(body, name, str(folder), 1, 1 << 40) for name in ("num_rows", "part_rows"))
+    folder = place.label(f"{SEGMENTS}/00000")
+    body = unseal_json(place.read(f"{SEGMENTS}/00000/{PLAN}"), folder)
+    schema = parse_schema(body, folder)
+    num_rows, part_rows = (parse_int(body, name, folder, 1, 1 << 40) for name in ("num_rows", "part_rows"))
     shape = SegmentShape(0, num_rows, part_rows, schema.columns, schema.counts)
     counts: Counter[tuple[str, str]] = Counter()
     num_bytes = done = 0
     for part in range(shape.num_parts):
-        name = path / shape.record(part)
+        name = shape.record(part)
         try:
-            record = parse_record(disk.read_file(name), str(name), shape)
+            record = parse_record(place.read(name), place.label(name), shape)
         except (FileNotFoundError, DamagedStore):
             continue
         counts.update((STATUS[status], reason) for status, reason in zip(record.status, record.reason, strict=True))
@@ -196,8 +196,7 @@ def _owners(manifest: Manifest) -> dict[str, tuple[int, int | None]]:
     return owners
 
 
-def _problem(path: Path, entry: FileEntry, digest: str | None) -> str:
-    size = disk.regular_size(path / entry.path)
+def _problem(size: int | None, entry: FileEntry, digest: str | None) -> str:
     if size is None:
         return "missing, or not a regular file"
     if size != entry.size:
@@ -230,15 +229,15 @@ def _ids(store: EmbeddingStore) -> list[str]:
     return ids
 
 
-def _unlisted(path: Path, manifest: Manifest) -> tuple[tuple[str, ...], bool]:
+def _unlisted(place: Place, manifest: Manifest) -> tuple[tuple[str, ...], bool]:
     open_folder = f"{SEGMENTS}/{len(manifest.segments):05d}/"
     unlisted = []
-    is_open = (path / open_folder).is_dir()
-    for file in disk.walk(path):
-        name = file.relative_to(path).as_posix()
+    is_open = False
+    for name in place.walk():
+        is_open |= name.startswith(open_folder)
         if name in manifest.files or name == HEAD:
             continue
-        if name.startswith(open_folder) and not disk.TEMPORARY.search(name):
+        if name.startswith(open_folder) and not TEMPORARY.search(name):
             continue
         unlisted.append(name)
     return tuple(unlisted), is_open

@@ -5,23 +5,23 @@ What exists is judged by commit records and checksums, never by the presence of 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from embed_cache import disk
 from embed_cache.errors import DamagedStore, IncompleteStore, StoreError
 from embed_cache.layout import (
     ERASURES,
     FORMAT_VERSION,
     HEAD,
     PLAN,
+    ROOT,
     SEGMENTS,
     STATUS,
     STRINGS_PLANNED,
@@ -49,8 +49,9 @@ from embed_cache.manifest import (
     sealed_hash,
     unseal_json,
 )
+from embed_cache.place import TEMPORARY, Place, place_of
 from embed_cache.plan import Plan, encode_name, make_plan
-from embed_cache.store import EmbeddingStore, is_store, local_path, open_store, read_head
+from embed_cache.store import EmbeddingStore, is_store, open_at, open_erasures, read_head
 
 MAX_TEXT_BYTES = 256  # of a reason or a fingerprint
 UNKNOWN_COUNT = -1
@@ -83,10 +84,11 @@ class Row:
 
 
 class Writer:
-    """One open segment. Made by `create_or_resume`, `extend` or `resume`."""
+    """One open segment. Made by `create_or_resume`, `extend` or `resume`; several processes may hold the same one."""
 
-    def __init__(self, path: Path, schema: Schema, shape: SegmentShape, plan: Plan) -> None:
-        self.path = path
+    def __init__(self, place: Place, schema: Schema, shape: SegmentShape, plan: Plan) -> None:
+        self.place = place
+        self.path = place.label()
         self.plan = plan
         self.sealed = False
         self._schema = schema
@@ -96,6 +98,8 @@ class Writer:
         self._store: EmbeddingStore | None = None
         self._checked: set[str] = set()
         self._done: set[int] = set()
+        self._refused: dict[int, bytes] = {}
+        """Commit records that were found without the files they list: what a new commit replaces."""
 
     @classmethod
     def create_or_resume(
@@ -109,19 +113,19 @@ class Writer:
         plan: Plan,
     ) -> Writer:
         """The first segment, new or half done; sealed and nothing pending where a segment with this plan is complete."""
-        path = local_path(uri)
+        place = place_of(uri)
         schema = check_identity(kind, identity, columns, counts)
-        _begin(path)
-        manifest = read_head(path)
+        _begin(place)
+        manifest = read_head(place)
         if manifest is None:
-            return cls._open_segment(path, schema, 0, plan, np.full(plan.num_rows, -1, dtype=np.int64))
-        refuse_stale(manifest.schema, schema, str(path))
-        if _plan_file(path, len(manifest.segments)) is not None:
+            return cls._open_segment(place, schema, 0, plan, np.full(plan.num_rows, -1, dtype=np.int64))
+        refuse_stale(manifest.schema, schema, place.label())
+        if _plan_file(place, len(manifest.segments)) is not None:
             raise StoreError(
-                f"{path} has an unfinished extension (segment {len(manifest.segments)}). "
+                f"{place.label()} has an unfinished extension (segment {len(manifest.segments)}). "
                 "Finish it first: Writer.resume opens it with the plan it has."
             )
-        return cls._sealed(path, manifest, plan)
+        return cls._sealed(place, manifest, plan)
 
     @classmethod
     def extend(
@@ -136,13 +140,12 @@ class Writer:
         seed: int,
     ) -> Writer:
         """The next segment, with all items of every group in it; items not in `recompute` are copied from their live rows."""
-        path = local_path(uri)
-        store = open_store(path)
+        place = place_of(uri)
+        store = open_at(place)
         manifest = store.manifest
-        refuse_stale(manifest.schema, check_identity(manifest.kind, identity, manifest.columns, manifest.counts), str(path))
-        disk.remove_temporaries(path)
+        refuse_stale(manifest.schema, check_identity(manifest.kind, identity, manifest.columns, manifest.counts), place.label())
         plan = make_plan(ids, groups, seed=seed, part_rows=part_rows)
-        return cls._open_segment(path, manifest.schema, len(manifest.segments), plan, _sources(store, plan, set(recompute)))
+        return cls._open_segment(place, manifest.schema, len(manifest.segments), plan, _sources(store, plan, set(recompute)))
 
     @classmethod
     def resume(cls, uri: str | os.PathLike[str], *, identity: Json) -> Writer | None:
@@ -150,43 +153,52 @@ class Writer:
 
         None where there is none, and where its plan cannot be read: planning it again mends that.
         """
-        path = local_path(uri)
-        if not is_store(path):
+        place = place_of(uri)
+        if not is_store(place):
             return None
-        manifest = read_head(path)
+        _finish_erasures(place)
+        manifest = read_head(place)
         number = len(manifest.segments) if manifest else 0
-        data = _plan_file(path, number)
-        where = str(path / SEGMENTS / f"{number:05d}" / PLAN)
-        try:
-            body = unseal_json(data or b"", where)
-            schema = parse_schema(body, where)
-            shape = _shape_of(body, schema, number, where)
-            ids, groups = (_planned_strings(path, shape, body, name) for name in STRINGS_PLANNED)
-            source = np.frombuffer(_planned_bytes(path, shape, body, "source"), dtype="<i8")
-        except DamagedStore:
+        found = read_plan(place, number)
+        if found is None:
             return None
-        refuse_stale(schema, check_identity(schema.kind, identity, schema.columns, schema.counts), str(path))
-        disk.remove_temporaries(path)
-        plan = Plan(
-            ids=tuple(ids), groups=tuple(groups), part_rows=shape.part_rows, seed=parse_int(body, "seed", where, 0, 1 << 63)
+        refuse_stale(
+            found.schema, check_identity(found.schema.kind, identity, found.schema.columns, found.schema.counts), place.label()
         )
-        return cls._open_segment(path, schema, number, plan, source)
+        return cls._open_segment(place, found.schema, number, found.plan, found.source, found.widths)
 
     def pending(self) -> list[int]:
-        """Parts without a valid commit record."""
+        """Parts without a valid commit record, as far as this writer has looked."""
         return [part for part in range(self.plan.num_parts) if part not in self._done]
 
+    def refresh(self) -> list[int]:
+        """`pending` after a look at what other writers committed meanwhile. Reads new records; checks sizes, hashes nothing."""
+        names = {self._shape.record(part): part for part in self.pending()}
+        if self.sealed or not names:
+            return self.pending()
+        for name in list(self.place.walk(f"{self._shape.folder}/log")):
+            part = names.get(name)
+            if part is None:
+                continue
+            if self._counts(part, _read_or_none(self.place, name)):
+                self._done.add(part)
+        return self.pending()
+
     def rows_of(self, part: int) -> list[tuple[str, str, bool]]:
-        """(id, group, must be computed) of each row of a part; the others are copied when the part is committed."""
+        """(id, group, must be computed) of each row of a part; the others are copied, or erased, when the part is committed."""
         rows = self.plan.part(part)
-        computed = (self._source[rows] < 0).tolist()
+        computed = [source < 0 and name != "" for source, name in zip(self._source[rows], self.plan.ids[rows], strict=True)]
         return list(zip(self.plan.ids[rows], self.plan.groups[rows], computed, strict=True))
 
-    def commit(self, part: int, rows: Mapping[str, Row], provenance: Json) -> None:
-        """Writes a part whole: its column files, then its record. A part that is committed already is left as it is."""
+    def commit(self, part: int, rows: Mapping[str, Row], provenance: Json) -> bool:
+        """Writes a part whole: its column files beside their places, its record, then the files into their places.
+
+        The record decides: of several writers of one part the first to create it is the one that counts (True); the
+        others leave no trace (False). A part that is committed already is left as it is.
+        """
         span = self.plan.part(part)
         if part in self._done:
-            return
+            return False
         wanted = {name for name, _, computed in self.rows_of(part) if computed}
         if rows.keys() != wanted:
             missing, extra = sorted(wanted - rows.keys())[:3], sorted(rows.keys() - wanted)[:3]
@@ -197,38 +209,86 @@ class Writer:
         note = plain_json(provenance, "provenance")
         for name, row in rows.items():
             self._check(name, part, row)
-        if not (self.path / self._shape.plan).is_file():
-            raise StoreError(f"{self.path / self._shape.plan} has vanished. Put the folder back and run the same command again.")
-        record = self._write_columns(part, [rows.get(name) for name in self.plan.ids[span]], note)
-        _write_all(self.path, {self._shape.record(part): record.encode()})
+        if self.place.sizes([self._shape.plan])[self._shape.plan] is None:
+            raise StoreError(
+                f"{self.place.label(self._shape.plan)} has vanished. Put the folder back and run the same command again."
+            )
+        files, record = self._columns_of(part, [rows.get(name) for name in self.plan.ids[span]], note)
+        first = self._commit(part, files, record.encode())
         self._done.add(part)
+        return first
+
+    def _commit(self, part: int, files: Mapping[str, bytes], record: bytes) -> bool:
+        place, name = self.place, self._shape.record(part)
+        place.stage(files)
+        with place.locked():
+            if sealed_hash(_read_or_none(place, self._shape.plan) or b"") != self._plan_hash:
+                place.remove([f"{path}.{place.number}.tmp" for path in files])
+                raise StoreError(
+                    f"{place.label(self._shape.plan)} was changed meanwhile (an erasure does that). "
+                    "What was finished is kept; run the same command again."
+                )
+            while not place.create(name, record):
+                old = _read_or_none(place, name)
+                if self._counts(part, old):
+                    place.remove([f"{path}.{place.number}.tmp" for path in files])
+                    return False
+                if old is not None and place.replace(name, record, old):
+                    break
+        place.adopt(files, place.number)
+        missing = {path: files[path] for path, size in place.sizes(files).items() if size != len(files[path])}
+        if missing:  # a staged file was taken for a dead writer's and removed
+            place.write(missing)
+        return True
+
+    def _counts(self, part: int, data: bytes | None) -> bool:
+        """Whether a commit record that another writer left is whole, of this plan, and has its files, by size."""
+        record = self._parsed(part, data)
+        return record is not None and self._refused.get(part) != data and self._has_files(record)
 
     def seal(self, provenance: Json) -> None:
-        """Writes the index arrays, then the head; from then on the segment is read. All parts must be committed."""
+        """Writes the index arrays, then the head; from then on the segment is read. All parts must be committed.
+
+        Of several writers that seal, the first writes the head; the others find it.
+        """
         if self.sealed:
             return
         note = plain_json(provenance, "provenance")
-        if self.pending():
+        if self.refresh():
             raise IncompleteStore(f"{self.path} has {len(self.pending())} parts left; commit all of pending() before seal.")
-        shape = self._shape
-        plan = _read(self.path / shape.plan)
-        where = str(self.path / shape.plan)
-        files = {path: _entry(path, data) for path, data in root_files().items()}
-        files |= {shape.plan: _entry(shape.plan, plan), **parse_files(unseal_json(plan, where), where)}
+        _finish_erasures(self.place)
+        with self.place.locked():
+            old_head = _read_or_none(self.place, HEAD)
+            old = parse_head(old_head, self.place.label(HEAD)) if old_head else None
+            if old is None or len(old.segments) <= self._shape.number:
+                self._seal(note, old_head, old)
+        self.sealed = True
+
+    def _seal(self, note: Json, old_head: bytes | None, old: Manifest | None) -> None:
+        shape, place = self._shape, self.place
+        plan = self._read(shape.plan)
+        if sealed_hash(plan) != self._plan_hash:
+            raise StoreError(f"{place.label(shape.plan)} was changed while the store was written. Run the same command again.")
+        files = {path: entry_of(path, data) for path, data in root_files().items()}
+        files |= {shape.plan: entry_of(shape.plan, plan), **parse_files(unseal_json(plan, shape.plan), place.label(shape.plan))}
         records = []
         for part in range(shape.num_parts):
             name = shape.record(part)
-            data = _read(self.path / name)
-            records.append(parse_record(data, str(self.path / name), shape))
-            files |= {name: _entry(name, data), **{entry.path: entry for entry in records[-1].files}}
-        index = self._index_files(records)
-        _write_all(self.path, index)
-        files |= {path: _entry(path, data) for path, data in index.items()}
-        disk.remove_unlisted(self.path / shape.folder, {self.path / name for name in files})
-        changed = [entry.path for entry in files.values() if disk.regular_size(self.path / entry.path) != entry.size]
+            data = self._read(name)
+            records.append(parse_record(data, place.label(name), shape))
+            files |= {name: entry_of(name, data), **{entry.path: entry for entry in records[-1].files}}
+            self._settle(records[-1])
+        index = index_files(shape, records)
+        place.write(index)
+        done = tuple(sorted({*(old.erasures if old else ()), *open_erasures(place, old)})) if old is None else old.erasures
+        files |= {name: entry_of(name, place.read(name)) for name in done if old is None}
+        files |= {path: entry_of(path, data) for path, data in index.items()}
+        place.remove(name for name in list(place.walk(shape.folder)) if name not in files)
+        changed = [path for path, size in place.sizes(files).items() if size != files[path].size]
         if changed:
-            raise DamagedStore(f"{self.path / min(changed)} was changed while the store was written. Run the same command again.")
-        old = read_head(self.path)
+            raise DamagedStore(
+                f"{place.label(min(changed))} was changed while the store was written. Run the same command again."
+            )
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             kind=self._schema.kind,
@@ -238,75 +298,115 @@ class Writer:
             counts=self._schema.counts,
             segments=(*(old.segments if old else ()), shape),
             files={**(old.files if old else {}), **files},
-            erasures=old.erasures if old else (),
+            erasures=done,
             seeds=(*(old.seeds if old else ()), self.plan.seed),
         )
         head = manifest.encode()
-        parse_head(head, str(self.path / HEAD))  # never replace a head by one that will be refused
-        _write_all(self.path, {HEAD: head})
-        self.sealed = True
+        parse_head(head, place.label(HEAD))  # never replace a head by one that will be refused
+        if not place.replace(HEAD, head, old_head):
+            raise StoreError(f"{place.label(HEAD)} was changed by another writer just now. Run the same command again.")
 
     @classmethod
-    def _open_segment(cls, path: Path, schema: Schema, number: int, plan: Plan, source: npt.NDArray[np.int64]) -> Writer:
+    def _open_segment(
+        cls,
+        place: Place,
+        schema: Schema,
+        number: int,
+        plan: Plan,
+        source: npt.NDArray[np.int64],
+        widths: Mapping[str, int] | None = None,
+    ) -> Writer:
         shape = SegmentShape(number, plan.num_rows, plan.part_rows, schema.columns, schema.counts)
-        skeleton = {**shape.skeleton(), **_planned_files(shape, plan, source)}
-        body = {
-            "format_version": FORMAT_VERSION,
-            **schema.to_json(),
-            "segment": number,
-            "num_rows": plan.num_rows,
-            "part_rows": plan.part_rows,
-            "seed": plan.seed,
-            "files": [list(_entry(name, skeleton[name])) for name in sorted(skeleton)],
-        }
-        encoded = seal_json(body)
-        found = _plan_file(path, number)
-        if found != encoded:
-            _refuse_other_plan(path, shape, found, encoded, plan)
-        _write_all(path, {name: data for name, data in {**root_files(), **skeleton}.items() if not _holds(path / name, data)})
-        disk.make_directory(path / shape.folder / "log")
-        if found != encoded:
-            _write_all(path, {shape.plan: encoded})
-        writer = cls(path, schema, shape, plan)
+        skeleton, encoded = plan_files(shape, schema, plan, source, widths)
+        with place.locked():
+            found = _plan_file(place, number)
+            if found != encoded:
+                _refuse_other_plan(place, shape, found, encoded, plan)
+            place.write({name: data for name, data in {**root_files(), **skeleton}.items() if not _holds(place, name, data)})
+            if found is None:
+                if not place.create(shape.plan, encoded):
+                    _refuse_other_plan(place, shape, _plan_file(place, number), encoded, plan)
+            elif found != encoded:
+                place.write({shape.plan: encoded})
+        writer = cls(place, schema, shape, plan)
         writer._source = source
         writer._plan_hash = sealed_hash(encoded)
-        writer._done = writer._committed_parts()
+        writer._look()
+        place.clean()
         if (source >= 0).any():
-            writer._store = open_store(path)
+            writer._store = open_at(place)
         return writer
 
     @classmethod
-    def _sealed(cls, path: Path, manifest: Manifest, plan: Plan) -> Writer:
-        store = EmbeddingStore(path, manifest)
+    def _sealed(cls, place: Place, manifest: Manifest, plan: Plan) -> Writer:
+        store = EmbeddingStore(place, manifest)
         for number, shape in enumerate(manifest.segments):
             ids, groups = ([name.decode() for name in store.segment_index(number)[what].tolist()] for what in STRINGS_PLANNED)
             if (tuple(ids), tuple(groups), shape.part_rows) == (plan.ids, plan.groups, plan.part_rows):
-                writer = cls(path, manifest.schema, shape, plan)
+                writer = cls(place, manifest.schema, shape, plan)
                 writer._done, writer.sealed = set(range(shape.num_parts)), True
+                place.clean()
                 return writer
         raise StoreError(
-            f"{path} is complete and holds other rows than this plan ({manifest.num_rows} there, {plan.num_rows} planned). "
+            f"{place.label()} is complete and holds other rows than this plan "
+            f"({manifest.num_rows} there, {plan.num_rows} planned). "
             "Add or heal rows with Writer.extend, or choose another output."
         )
 
-    def _committed_parts(self) -> set[int]:
-        """Parts whose record is whole, belongs to this plan, and whose files have the recorded bytes."""
-        found: list[tuple[int, FileEntry]] = []
-        done = set()
+    def _look(self) -> None:
+        """Finds what is committed: records that are whole and of this plan, with the recorded bytes in place or staged."""
+        records: dict[int, tuple[Record, bytes]] = {}
         for part in range(self._shape.num_parts):
-            path = self.path / self._shape.record(part)
-            try:
-                record = parse_record(disk.read_file(path), str(path), self._shape)
-            except (OSError, StoreError):
-                continue
-            if record.plan == self._plan_hash and record.part == part:
-                done.add(part)
-                found += [(part, entry) for entry in record.files]
-        hashes = disk.checksums(self.path / entry.path for _, entry in found)
-        for (part, entry), digest in zip(found, hashes, strict=True):
-            if digest != entry.sha256:
-                done.discard(part)
-        return done
+            data = _read_or_none(self.place, self._shape.record(part))
+            record = self._parsed(part, data)
+            if record is not None:
+                records[part] = record, data or b""
+        waiting = [(part, entry) for part, (record, _) in records.items() for entry in record.files]
+        settled = True
+        for again in (False, True):
+            hashes = self.place.checksums(entry.path for _, entry in waiting)
+            wrong = [(part, entry) for (part, entry), digest in zip(waiting, hashes, strict=True) if digest != entry.sha256]
+            if not wrong:
+                break
+            if again:
+                settled = False
+                break
+            for part in {part for part, _ in wrong}:
+                record = records[part][0]
+                self.place.adopt([e.path for p, e in wrong if p == part], record.writer)
+            waiting = wrong
+        bad = set() if settled else {part for part, _ in wrong}
+        self._done = records.keys() - bad
+        self._refused = {part: records[part][1] for part in bad}
+
+    def _parsed(self, part: int, data: bytes | None) -> Record | None:
+        """A commit record of a part of this plan, None where the bytes are none."""
+        try:
+            record = parse_record(data or b"", self.place.label(self._shape.record(part)), self._shape)
+        except StoreError:
+            return None
+        return record if record.plan == self._plan_hash and record.part == part else None
+
+    def _has_files(self, record: Record) -> bool:
+        """Whether the files of a record are there, by size, in place or staged."""
+        staged = {entry.path: f"{entry.path}.{record.writer}.tmp" for entry in record.files}
+        sizes = self.place.sizes([*staged, *staged.values()])
+        return all(entry.size in (sizes[entry.path], sizes[staged[entry.path]]) for entry in record.files)
+
+    def _settle(self, record: Record) -> None:
+        """Puts the staged files of a record into place."""
+        staged = {entry.path: f"{entry.path}.{record.writer}.tmp" for entry in record.files}
+        sizes = self.place.sizes(list(staged.values()))
+        self.place.adopt([path for path, name in staged.items() if sizes[name] is not None], record.writer)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self.place.read(name)
+        except OSError as error:
+            raise DamagedStore(
+                f"{self.place.label(name)} was changed while the store was written ({error.strerror}). "
+                "Run the same command again."
+            ) from error
 
     def _check(self, name: str, part: int, row: Row) -> None:
         where = f"row {name!r} (part {part} of {self.path})"
@@ -327,12 +427,12 @@ class Writer:
         for column in self._schema.columns:
             _check_value(column, np.asarray(row.values[column.name]), where)
 
-    def _write_columns(self, part: int, rows: Sequence[Row | None], provenance: Json) -> Record:
-        """Writes the column files of a part; `None` rows are copied. Returns the record that will make them count."""
-        shape = self._shape
-        sources = self._source[self.plan.part(part)].tolist()
+    def _columns_of(self, part: int, rows: Sequence[Row | None], provenance: Json) -> tuple[dict[str, bytes], Record]:
+        """The column files of a part, and the record that will make them count; `None` rows are copied, or erased."""
+        shape, span = self._shape, self.plan.part(part)
+        sources = self._source[span].tolist()
         outcomes = [(row, self._origin(source) if source >= 0 else None) for row, source in zip(rows, sources, strict=True)]
-        written: list[FileEntry] = []
+        files: dict[str, bytes] = {}
         starts: dict[str, list[int]] = {}
         lengths: dict[str, list[int]] = {}
         for column in shape.columns:
@@ -342,11 +442,11 @@ class Writer:
                 starts[column.name] = np.cumsum([0, *lengths[column.name][:-1]]).tolist()
                 values = np.concatenate(pieces)
                 meta = zarr_array(values.shape, max(len(values), 1), column.dtype, column.fill)
-                files = {f"{shape.ragged_folder(column, part)}/zarr.json": meta}
+                files[f"{shape.ragged_folder(column, part)}/zarr.json"] = meta
                 if len(values):
                     files[shape.chunk(column, part)] = values.tobytes()
                 else:
-                    disk.remove_file(self.path / shape.chunk(column, part))
+                    self.place.remove([shape.chunk(column, part)])
             else:
                 values = column.empty(shape.part_rows)
                 for place, (row, origin) in enumerate(outcomes):
@@ -354,13 +454,15 @@ class Writer:
                         values[place] = self._trusted(column, origin).array(column.name)[origin[2]]
                     elif row is not None and row.status == "ok":
                         values[place] = row.values[column.name]
-                files = {shape.chunk(column, part): values.tobytes()}
-            _write_all(self.path, files)
-            written += [_entry(name, data) for name, data in files.items()]
+                files[shape.chunk(column, part)] = values.tobytes()
         numbers = [self._numbers(row, origin) for row, origin in outcomes]
-        return Record(
+        return files, Record(
             plan=self._plan_hash,
             part=part,
+            writer=self.place.number,
+            id=list(self.plan.ids[span]),
+            group=list(self.plan.groups[span]),
+            source=sources,
             status=[item[0] for item in numbers],
             permanent=[item[1] for item in numbers],
             reason=[item[2] for item in numbers],
@@ -368,7 +470,7 @@ class Writer:
             counts={name: [item[4][place] for item in numbers] for place, name in enumerate(shape.counts)},
             ragged_start=starts,
             ragged_count=lengths,
-            files=tuple(written),
+            files=tuple(entry_of(name, data) for name, data in files.items()),
             provenance=provenance,
         )
 
@@ -380,7 +482,7 @@ class Writer:
                 return shape, inner, row
             inner -= shape.num_rows
         raise DamagedStore(
-            f"the plan in {self.path / self._shape.folder} copies row {row}, which is not there. Remove that folder."
+            f"the plan in {self.place.label(self._shape.folder)} copies row {row}, which is not there. Remove that folder."
         )
 
     def _trusted(self, column: Column, origin: _Origin) -> EmbeddingStore:
@@ -388,9 +490,9 @@ class Writer:
         assert self._store is not None
         name = origin[0].chunk(column, origin[1] // origin[0].part_rows)
         entry = self._store.manifest.files.get(name)
-        if entry is not None and name not in self._checked and disk.checksum(self.path / name) != entry.sha256:
+        if entry is not None and name not in self._checked and next(self.place.checksums([name])) != entry.sha256:
             raise DamagedStore(
-                f"{self.path / name} is damaged, so its rows cannot be copied into the new segment. "
+                f"{self.place.label(name)} is damaged, so its rows cannot be copied into the new segment. "
                 "Verify the store to see which rows these are, and compute them anew."
             )
         self._checked.add(name)
@@ -411,26 +513,10 @@ class Writer:
             reason, fingerprint = (bytes(index[name][place]).decode() for name in STRINGS_SEALED)
             counts = [int(index[f"counts/{name}"][place]) for name in self._shape.counts]
             return int(index["status"][place]), int(index["permanent"][place]), reason, fingerprint, counts
-        assert row is not None
+        if row is None:
+            return STATUS.index("erased"), 1, "", "", [UNKNOWN_COUNT] * len(self._shape.counts)
         counts = [int(row.counts.get(name, UNKNOWN_COUNT)) for name in self._shape.counts]
         return STATUS.index(row.status), int(row.permanent), row.reason, row.fingerprint, counts
-
-    def _index_files(self, records: Sequence[Record]) -> dict[str, bytes]:
-        """Index arrays that are known only now, with their metadata and groups."""
-        shape = self._shape
-        texts = {name: [text.encode() for record in records for text in getattr(record, name)] for name in STRINGS_SEALED}
-        arrays: dict[str, npt.NDArray[Any]] = {name: _strings(values) for name, values in texts.items()}
-        for name in ("status", "permanent"):
-            arrays[name] = np.array([value for record in records for value in getattr(record, name)], dtype=np.uint8)
-        for field_name, names in (
-            ("counts", shape.counts),
-            ("ragged_start", [column.name for column in shape.ragged()]),
-            ("ragged_count", [column.name for column in shape.ragged()]),
-        ):
-            for name in names:
-                values = [value for record in records for value in getattr(record, field_name)[name]]
-                arrays[f"{field_name}/{name}"] = np.array(values, dtype="<i8")
-        return _index_arrays(shape, arrays)
 
 
 def _check_value(column: Column, value: npt.NDArray[Any], where: str) -> None:
@@ -446,19 +532,97 @@ def _check_value(column: Column, value: npt.NDArray[Any], where: str) -> None:
         )
 
 
-def _begin(path: Path) -> None:
-    """The folder of a store, new or found; any other folder that holds something is refused."""
-    if path.exists() and not path.is_dir():
-        raise StoreError(f"{path} is a file, not a folder. Choose another output.")
-    if path.is_dir():
-        foreign = sorted(item.name for item in path.iterdir() if item.name not in _OURS and not disk.TEMPORARY.search(item.name))
-        if foreign and not is_store(path):
-            raise StoreError(f"{path} holds other files ({foreign[0]!r}) and is not a store. Choose another output.")
-        disk.remove_temporaries(path)
-    if not is_store(path):
-        if path.is_dir() and any(path.iterdir()) and (path / "zarr.json").exists():
-            raise StoreError(f"{path} is a Zarr group made by another program. Choose another output.")
-        _write_all(path, root_files())
+def index_files(shape: SegmentShape, records: Sequence[Record], widths: Mapping[str, int] | None = None) -> dict[str, bytes]:
+    """Index arrays that follow from all commit records of a segment, with their metadata; strings at least `widths` wide."""
+    texts = {name: [text.encode() for record in records for text in getattr(record, name)] for name in STRINGS_SEALED}
+    arrays: dict[str, npt.NDArray[Any]] = {name: _strings(values, (widths or {}).get(name, 1)) for name, values in texts.items()}
+    for name in ("status", "permanent"):
+        arrays[name] = np.array([value for record in records for value in getattr(record, name)], dtype=np.uint8)
+    for field_name, names in (
+        ("counts", shape.counts),
+        ("ragged_start", [column.name for column in shape.ragged()]),
+        ("ragged_count", [column.name for column in shape.ragged()]),
+    ):
+        for name in names:
+            values = [value for record in records for value in getattr(record, field_name)[name]]
+            arrays[f"{field_name}/{name}"] = np.array(values, dtype="<i8")
+    return _index_arrays(shape, arrays)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedSegment:
+    """What plan.json and the arrays it lists say."""
+
+    schema: Schema
+    shape: SegmentShape
+    plan: Plan
+    source: npt.NDArray[np.int64]
+    widths: Mapping[str, int]
+    """Of the strings `id` and `group`: an erasure leaves arrays as wide as they were."""
+
+
+def read_plan(place: Place, number: int) -> PlannedSegment | None:
+    """The plan of a segment as it is on disk; None where there is none that can be read."""
+    where = place.label(f"{SEGMENTS}/{number:05d}/{PLAN}")
+    try:
+        body = unseal_json(_plan_file(place, number) or b"", where)
+        schema = parse_schema(body, where)
+        shape = _shape_of(body, schema, number, where)
+        ids, groups = (_planned_strings(place, shape, body, name) for name in STRINGS_PLANNED)
+        source = np.frombuffer(_planned_bytes(place, shape, body, "source"), dtype="<i8")
+        listed = parse_files(body, where)
+        widths = {name: listed[shape.index_chunk(name)].size // shape.num_rows for name in STRINGS_PLANNED}
+    except DamagedStore:
+        return None
+    seed = parse_int(body, "seed", where, 0, 1 << 63)
+    plan = Plan(ids=tuple(ids), groups=tuple(groups), part_rows=shape.part_rows, seed=seed)
+    return PlannedSegment(schema=schema, shape=shape, plan=plan, source=source, widths=widths)
+
+
+def plan_files(
+    shape: SegmentShape,
+    schema: Schema,
+    plan: Plan,
+    source: npt.NDArray[np.int64],
+    widths: Mapping[str, int] | None = None,
+) -> tuple[dict[str, bytes], bytes]:
+    """All that is known of a segment before its first part: metadata and planned arrays, and the plan that lists them."""
+    strings = {
+        name: _strings([text.encode() for text in values], (widths or {}).get(name, 1))
+        for name, values in zip(STRINGS_PLANNED, (plan.ids, plan.groups), strict=True)
+    }
+    skeleton = {**shape.skeleton(), **_index_arrays(shape, {**strings, "source": source.astype("<i8")})}
+    body = {
+        "format_version": FORMAT_VERSION,
+        **schema.to_json(),
+        "segment": shape.number,
+        "num_rows": plan.num_rows,
+        "part_rows": plan.part_rows,
+        "seed": plan.seed,
+        "files": [list(entry_of(name, skeleton[name])) for name in sorted(skeleton)],
+    }
+    return skeleton, seal_json(body)
+
+
+def _begin(place: Place) -> None:
+    """The place of a store, new or found; any other folder that holds something is refused."""
+    names = place.top()
+    if names is not None:
+        foreign = [name for name in names if name not in _OURS and not TEMPORARY.search(name)]
+        if foreign and not is_store(place):
+            raise StoreError(f"{place.label()} holds other files ({foreign[0]!r}) and is not a store. Choose another output.")
+    if not is_store(place):
+        if names and ROOT in names:
+            raise StoreError(f"{place.label()} is a Zarr group made by another program. Choose another output.")
+        place.write(root_files())
+    _finish_erasures(place)
+
+
+def _finish_erasures(place: Place) -> None:
+    if open_erasures(place, read_head(place)):
+        from embed_cache.erase import finish_at
+
+        finish_at(place)
 
 
 def _sources(store: EmbeddingStore, plan: Plan, recompute: set[str]) -> npt.NDArray[np.int64]:
@@ -490,16 +654,15 @@ def _sources(store: EmbeddingStore, plan: Plan, recompute: set[str]) -> npt.NDAr
     return source
 
 
-def _plan_file(path: Path, number: int) -> bytes | None:
+def _plan_file(place: Place, number: int) -> bytes | None:
+    return _read_or_none(place, f"{SEGMENTS}/{number:05d}/{PLAN}")
+
+
+def _read_or_none(place: Place, name: str) -> bytes | None:
     try:
-        return disk.read_file(path / SEGMENTS / f"{number:05d}" / PLAN)
+        return place.read(name)
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _planned_files(shape: SegmentShape, plan: Plan, source: npt.NDArray[np.int64]) -> dict[str, bytes]:
-    ids, groups = ([name.encode() for name in names] for names in (plan.ids, plan.groups))
-    return _index_arrays(shape, {"id": _strings(ids), "group": _strings(groups), "source": source.astype("<i8")})
 
 
 def _index_arrays(shape: SegmentShape, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, bytes]:
@@ -512,28 +675,28 @@ def _index_arrays(shape: SegmentShape, arrays: Mapping[str, npt.NDArray[Any]]) -
     return files
 
 
-def _strings(values: Sequence[bytes]) -> npt.NDArray[np.uint8]:
-    """Byte strings -> (N, W) uint8, zero-padded."""
-    width = max(map(len, values)) or 1
+def _strings(values: Sequence[bytes], width: int = 1) -> npt.NDArray[np.uint8]:
+    """Byte strings -> (N, W) uint8, zero-padded; W at least `width`."""
+    width = max(width, *map(len, values))
     return np.array(values, dtype=f"S{width}").view(np.uint8).reshape(len(values), width)
 
 
-def _planned_bytes(path: Path, shape: SegmentShape, body: Json, name: str) -> bytes:
-    where = str(path / shape.plan)
-    entry = parse_files(body, where).get(shape.index_chunk(name))
+def _planned_bytes(place: Place, shape: SegmentShape, body: Json, name: str) -> bytes:
+    entry = parse_files(body, place.label(shape.plan)).get(shape.index_chunk(name))
     try:
-        data = disk.read_file(path / entry.path) if entry else b""
+        data = place.read(entry.path) if entry else b""
     except OSError:
         data = b""
     if entry is None or hashlib.sha256(data).hexdigest() != entry.sha256 or len(data) % shape.num_rows:
         raise DamagedStore(
-            f"{path / shape.index_chunk(name)} is damaged. Remove {path / shape.folder} and run the same command again."
+            f"{place.label(shape.index_chunk(name))} is damaged. "
+            f"Remove {place.label(shape.folder)} and run the same command again."
         )
     return data
 
 
-def _planned_strings(path: Path, shape: SegmentShape, body: Json, name: str) -> list[str]:
-    data = _planned_bytes(path, shape, body, name)
+def _planned_strings(place: Place, shape: SegmentShape, body: Json, name: str) -> list[str]:
+    data = _planned_bytes(place, shape, body, name)
     return [item.decode() for item in np.frombuffer(data, dtype=f"S{len(data) // shape.num_rows}").tolist()]
 
 
@@ -542,18 +705,18 @@ def _shape_of(body: Json, schema: Schema, number: int, where: str) -> SegmentSha
     return SegmentShape(number, num_rows, part_rows, schema.columns, schema.counts)
 
 
-def _refuse_other_plan(path: Path, shape: SegmentShape, found: bytes | None, encoded: bytes, plan: Plan) -> None:
+def _refuse_other_plan(place: Place, shape: SegmentShape, found: bytes | None, encoded: bytes, plan: Plan) -> None:
     """Says how the open segment was planned otherwise. A lost or damaged plan is written again if no record is of another one."""
-    where = str(path / shape.plan)
+    path, where = place.label(), place.label(shape.plan)
     schema = parse_schema(unseal_json(encoded, where), where)
     try:
         body = unseal_json(found or b"", where)
     except DamagedStore as error:
-        if _plans_of_records(path / shape.folder / "log") <= {sealed_hash(encoded)}:
+        if _plans_of_records(place, f"{shape.folder}/log") <= {sealed_hash(encoded)}:
             return
         raise DamagedStore(
             f"{where} is {'damaged' if found else 'missing'}, and finished parts beside it belong to another plan than this one. "
-            f"Run as it was begun, or remove {path / shape.folder}; sealed segments are not touched by that."
+            f"Run as it was begun, or remove {place.label(shape.folder)}; sealed segments are not touched by that."
         ) from error
     refuse_stale(parse_schema(body, where), schema, str(path))
     for name, now in (("part_rows", plan.part_rows), ("seed", plan.seed)):
@@ -562,7 +725,7 @@ def _refuse_other_plan(path: Path, shape: SegmentShape, found: bytes | None, enc
             raise StoreError(
                 f"{path} was begun with {name} {was}, and this run has {now}. Run with {was}, or choose another output."
             )
-    old = set(_planned_strings(path, _shape_of(body, schema, shape.number, where), body, "id"))
+    old = set(_planned_strings(place, _shape_of(body, schema, shape.number, where), body, "id"))
     added, gone = sorted(set(plan.ids) - old)[:3], sorted(old - set(plan.ids))[:3]
     raise StoreError(
         f"{path} was begun with other rows, another order or other rows to copy "
@@ -571,38 +734,21 @@ def _refuse_other_plan(path: Path, shape: SegmentShape, found: bytes | None, enc
     )
 
 
-def _plans_of_records(log: Path) -> set[str]:
+def _plans_of_records(place: Place, log: str) -> set[str]:
     """Plan hashes of the readable records in a log folder."""
     plans = set()
-    for path in sorted(log.glob("p*.json")):
-        try:
-            plans.add(str(unseal_json(disk.read_file(path), str(path)).get("plan")))
-        except (OSError, DamagedStore):
+    for name in list(place.walk(log)):
+        if not name.endswith(".json"):
             continue
+        with contextlib.suppress(OSError, DamagedStore):
+            plans.add(str(unseal_json(place.read(name), place.label(name)).get("plan")))
     return plans
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return disk.read_file(path)
-    except OSError as error:
-        raise DamagedStore(
-            f"{path} was changed while the store was written ({error.strerror}). Run the same command again."
-        ) from error
+def _holds(place: Place, name: str, data: bytes) -> bool:
+    return place.sizes([name])[name] == len(data) and _read_or_none(place, name) == data
 
 
-def _write_all(root: Path, files: Mapping[str, bytes]) -> None:
-    """Files, then their directories, durable."""
-    for name, data in files.items():
-        disk.make_directory((root / name).parent)
-        disk.write_file(root / name, data)
-    for folder in sorted({(root / name).parent for name in files}):
-        disk.sync_directory(folder)
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    return disk.regular_size(path) == len(data) and disk.read_file(path, len(data)) == data
-
-
-def _entry(name: str, data: bytes) -> FileEntry:
+def entry_of(name: str, data: bytes) -> FileEntry:
+    """A file as heads and records list it."""
     return FileEntry(name, len(data), hashlib.sha256(data).hexdigest())

@@ -17,7 +17,7 @@ import embed_cache
 from embed_cache import Column, IncompleteStore, StoreError, Writer, disk, make_plan
 
 SMALL = (Column("scale", (3,), "float32"), Column("signal", (2,), "int16", ragged=True))
-OPERATIONS = ("_write", "_fsync", "_rename", "_mkdir", "_remove")
+OPERATIONS = ("_write", "_fsync", "_rename", "_link", "_mkdir", "_remove")
 
 
 class Death(BaseException):
@@ -29,6 +29,8 @@ class Faults:
 
     def __init__(self, monkeypatch, error=Death):
         self.count, self.at, self.error, self.log = 0, -1, error, []
+        # Writers die within this process, which lives on.
+        monkeypatch.setattr(disk, "is_gone", lambda number: True)
         for name in OPERATIONS:
             monkeypatch.setattr(disk, name, self._wrap(name, getattr(disk, name)))
 
@@ -298,8 +300,10 @@ def test_a_store_without_its_head_is_refused_and_says_how_far_it_is(store_path):
     assert embed_cache.verify(store_path).ok
 
 
-def test_leftovers_of_killed_writers_are_removed(store_path):
+def test_leftovers_of_killed_writers_are_removed(store_path, monkeypatch):
+    monkeypatch.setattr(disk, "STALE_S", -1.0)
     begin(store_path)
+    (store_path / "segments/00000/log").mkdir()
     for name in ("head.json.77.tmp", "segments/00000/columns/moments/c.3.0.0.123.tmp", "segments/00000/log/p00009.json"):
         (store_path / name).write_bytes(b"torn")
     finish(begin(store_path))

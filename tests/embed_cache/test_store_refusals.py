@@ -175,8 +175,8 @@ def test_folders_that_are_not_stores_are_left_alone(tmp_path):
         embed_cache.open(tmp_path / "nowhere")
     with pytest.raises(StoreError, match="is a file"):
         begin(other / "thesis.txt")
-    with pytest.raises(StoreError, match="local"):
-        embed_cache.open("s3://bucket/a")
+    with pytest.raises(StoreError, match="neither a folder nor s3://"):
+        embed_cache.open("ftp://bucket/a")
 
 
 def rewrite_head(path, change):
@@ -249,9 +249,9 @@ def test_links_are_not_followed_out_of_the_store(store_path, tmp_path):
         embed_cache.open(store_path)
 
 
-def test_an_unfinished_erasure_is_refused(store_path):
+def test_a_damaged_erasure_record_is_refused(store_path):
     make(store_path)
     (store_path / "erasures").mkdir()
     (store_path / "erasures/00000.json").write_text("{}")
-    with pytest.raises(embed_cache.IncompleteStore, match="erasure"):
+    with pytest.raises(embed_cache.DamagedStore, match="erasures"):
         embed_cache.open(store_path)
