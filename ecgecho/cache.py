@@ -2,7 +2,8 @@
 
 plan -> parts (decode in killable workers -> sector mask -> teacher -> columns) -> seal -> verify. The same call again
 resumes: a part that is committed is kept, a part that is not is computed whole. A later call on a finished store adds
-what is new, tries again what failed for a passing reason, and recomputes what was repaired (a healing segment).
+what is new, tries again what failed for a passing reason, and recomputes what was repaired (a healing segment). Several
+processes may run the same call on one store. How the stages overlap is in pipeline.py.
 
 Shape letters: U units (frames, or sampled clips), D embedding, L samples.
 """
@@ -10,24 +11,26 @@ Shape letters: U units (frames, or sampled clips), D embedding, L samples.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 import embed_cache
 from ecgecho import config as configuration
-from ecgecho import plugins
+from ecgecho import keys, plugins
+from ecgecho.echo.moments import moments
 from ecgecho.echo.sector import blank, find_sector
 from ecgecho.io import read_ecg, read_echo
 from ecgecho.io.fingerprint import fingerprint
-from ecgecho.io.workers import Done, ItemFailure, run_bounded
+from ecgecho.io.workers import Done, ItemFailure, Pool
+from ecgecho.pipeline import Busy, Decoding, Forward, ForwardOptions, Passing, Precision, Taught, Teaching, Writing, decode_one
 from ecgecho.types import EcgContract, EcgRecord, ItemError, Json, PreparedClip, TeacherSpec, UserError
 
 if TYPE_CHECKING:
@@ -35,12 +38,37 @@ if TYPE_CHECKING:
     from ecgecho.types import Teacher
 
 PLAN_SEED = 20_240_229  # any constant: the order of studies must only be the same on every machine
-BATCH_UNITS = 64
 CLIP_TIMEOUT_S = 120.0
 CLIP_MEMORY_BYTES = 4 << 30
 ECG_TIMEOUT_S = 30.0
-UNIT_NORM_TOLERANCE = 1e-4
 RECOMPUTED_COSINE = 0.999
+LOOK_S = 1.0
+"""Between two looks at what other writers have committed."""
+MAX_REASON = 256
+DCT_MARGIN = 5 / 4
+"""The "echoclip" crop keeps 80 % of a picture's short side: so many lines more than the teacher's are enough for it."""
+Decode = Literal["full", "dct"]
+Members = Callable[[embed_cache.Writer, Callable[[int, int], Any] | None], list[Json]]
+"""Computes parts of an open segment in other processes; gives what each did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EchoOptions:
+    """How `cache_echo` works. `decode` and `precision` change what the rows say, and so belong to the store's identity."""
+
+    decode: Decode = "full"
+    """dct: JPEG frames come from the decoder at 1/2, 1/4 or 1/8 of their size, as small as the teacher allows."""
+    precision: Precision = "fp32"
+    """bf16 only on CUDA."""
+    channels_last: bool = False
+    compile: bool = False
+    device: str = "auto"
+    workers: int | None = None
+    """Decode processes; None is one a core, 0 decodes in this process, without bounds."""
+    timeout_s: float = CLIP_TIMEOUT_S
+    part_rows: int | None = None
+    key: str = ""
+    """Key file of the catalog, where it does not lie beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +91,8 @@ class CacheReport:
     verified_files: int
     recomputed: int
     """Random rows computed again, alone, and found equal within fp16."""
+    busy: Mapping[str, float] = field(default_factory=dict)
+    """Share of the time that each stage worked; 1 is all of it."""
 
     @property
     def exit_status(self) -> int:
@@ -70,6 +100,11 @@ class CacheReport:
         if not self.by_status.get("ok"):
             return 1
         return 3 if self.by_status.get("failed") else 0
+
+    @property
+    def slowest(self) -> str:
+        """The stage that set the pace, "" where nothing was computed."""
+        return max(self.busy, key=lambda stage: self.busy[stage], default="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +114,16 @@ class EchoTask:
     path: str
     teacher: str
     spec: TeacherSpec
+    decode: Decode = "full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFacts:
+    """What a row keeps of a clip besides its vectors."""
+
+    num_frames: int
+    fingerprint: str
+    defects: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +131,7 @@ class DecodedClip:
     """One clip back from a worker."""
 
     prepared: PreparedClip
-    num_frames: int
-    fingerprint: str
-    defects: tuple[str, ...]
+    facts: ClipFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +154,7 @@ class DecodedEcg:
 
 def decode_clip(task: EchoTask) -> DecodedClip:
     """Read, find the sector, blank the rest, prepare. Runs in a worker; raises ItemError."""
-    clip = read_echo(task.path)
+    clip = read_echo(task.path, decode=task.decode, least=least_lines(task.spec))
     if clip.kind == "colour":
         raise ItemError("colour_doppler", "colour Doppler clips are not embedded", outcome="excluded")
     frames, defects = clip.frames, list(clip.defects)
@@ -120,7 +163,13 @@ def decode_clip(task: EchoTask) -> DecodedClip:
         defects += sector.defects
         frames = blank(frames, sector, clip.kind)
     prepared = plugins.load("teachers", task.teacher).prepare(task.spec, frames, clip.frame_time_ms)
-    return DecodedClip(prepared=prepared, num_frames=len(clip.frames), fingerprint=fingerprint(task.path), defects=tuple(defects))
+    facts = ClipFacts(num_frames=len(clip.frames), fingerprint=fingerprint(task.path), defects=tuple(defects))
+    return DecodedClip(prepared=prepared, facts=facts)
+
+
+def least_lines(spec: TeacherSpec) -> int:
+    """Lines that a picture decoded at a smaller size must have at least."""
+    return round(DCT_MARGIN * spec.size)
 
 
 def decode_ecg(task: EcgTask) -> DecodedEcg:
@@ -169,46 +218,40 @@ def cache_echo(
     teacher_config: Any,
     out: Path,
     *,
-    part_rows: int | None = None,
-    workers: int | None = None,
-    device: str = "auto",
-    timeout_s: float = CLIP_TIMEOUT_S,
+    options: EchoOptions = EchoOptions(),
     progress: Callable[[int, int], Any] | None = None,
+    members: Members | None = None,
 ) -> CacheReport:
-    """Push every clip of a catalog through a teacher into an echo store at `out`; resumes, heals, or finds it done."""
-    module = plugins.load("teachers", teacher)
-    spec: TeacherSpec = module.spec(teacher_config)
-    built: Teacher = module.build(teacher_config)
-    where = _device(device)
-    clips = catalog.clips.sort_by([("study_id", "ascending"), ("clip_id", "ascending")]).to_pydict()
-    paths = {c: str(catalog.root / p) for c, p in zip(clips["clip_id"], clips["path"], strict=True)}
-    spec_json = configuration.to_json(spec)
-    identity: Json = {
-        "teacher": spec_json,
-        "teacher_sha256": configuration.digest(spec_json),
-        "weights_sha256": built.weights_sha256,
-        "mask": spec.mask,
-        "decode": "full",
-        "clip_kinds": ["b_mode"],
-    }
-    columns = [
-        embed_cache.Column("moments", (2, spec.dim), "float16"),
-        embed_cache.Column("pooled", (spec.dim,), "float16"),
-    ]
-    sources = {item: (path,) for item, path in paths.items()}
-    store = _Store(out, "echo", identity, columns, ("num_frames",), clips["clip_id"], clips["study_id"], sources, part_rows)
-    sink = _TeacherSink(built.to(where), where)
-    job = _Job(
-        store=store,
-        sink=sink,
-        decode=decode_clip,
-        task_of=lambda item: EchoTask(path=paths.get(item, ""), teacher=teacher, spec=spec),
-        workers=_workers(workers),
-        timeout_s=timeout_s,
-        device=where,
-        progress=progress,
-    )
-    return job.run()
+    """Push every clip of a catalog through a teacher into an echo store at `out`; resumes, heals, or finds it done.
+
+    `members` (cluster.py) computes parts in other processes first; what is left then is computed here.
+    """
+    return _echo_job(catalog, teacher, teacher_config, out, options, progress).run(members)
+
+
+class EchoMember:
+    """A process's share of a `cache_echo` that another process planned and will seal."""
+
+    def __init__(self, catalog: Catalog, teacher: str, teacher_config: Any, out: Path, options: EchoOptions) -> None:
+        self._job = _echo_job(catalog, teacher, teacher_config, out, options, None)
+        self._pool = self._job.pool()
+        self._writer = embed_cache.Writer.resume(out, identity=self._job.store.identity)
+
+    def __enter__(self) -> EchoMember:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def compute(self, parts: Sequence[int] | None) -> Json:
+        """The parts that are left, all or those named. Gives what it did: number of rows, and seconds of each stage."""
+        self._job.num_computed, self._job.busy = 0, Busy()
+        if self._writer is not None:
+            self._job.fill(self._pool, self._writer, parts)
+        return {"num_computed": self._job.num_computed, "busy": self._job.busy.to_json()}
+
+    def close(self) -> None:
+        self._pool.close()
 
 
 def cache_ecg(
@@ -218,16 +261,18 @@ def cache_ecg(
     *,
     part_rows: int | None = None,
     workers: int | None = None,
+    key: str = "",
     progress: Callable[[int, int], Any] | None = None,
 ) -> CacheReport:
     """Read every ECG of a catalog into an ECG store at `out`, under a contract or (None) as recorded."""
-    ecgs = catalog.ecgs.sort_by([("subject_id", "ascending"), ("ecg_id", "ascending")]).to_pydict()
+    ecgs = catalog.ecgs.sort_by([("subject_id", "ascending"), ("ecg_id", "ascending")])
+    ecgs = _not_erased(catalog, ecgs, out, key).to_pydict()
     paths = {e: str(catalog.root / p) for e, p in zip(ecgs["ecg_id"], ecgs["path"], strict=True)}
     sources = {item: _wfdb_files(path) for item, path in paths.items()}
-    store = _ecg_store(out, contract, list(ecgs["ecg_id"]), sources, part_rows)
     job = _Job(
-        store=store,
-        sink=_EcgSink(),
+        store=_ecg_store(out, contract, list(ecgs["ecg_id"]), sources, part_rows),
+        stage=Passing,
+        row_of=_ecg_row,
         decode=decode_ecg,
         task_of=lambda item: EcgTask(path=paths.get(item, ""), contract=contract),
         workers=_workers(workers),
@@ -273,106 +318,132 @@ def contract_from_raw(
         made = contract_columns(columns, fs_mhz / 1000, contract)
         return DecodedEcg(columns=made, fs_mhz=fs_mhz, fingerprint=index["fingerprint"][row], defects=defects)
 
-    job = _Job(store=store, sink=_EcgSink(), decode=convert, task_of=str, workers=0, timeout_s=ECG_TIMEOUT_S, progress=progress)
+    job = _Job(
+        store=store,
+        stage=Passing,
+        row_of=_ecg_row,
+        decode=convert,
+        task_of=str,
+        workers=0,
+        timeout_s=ECG_TIMEOUT_S,
+        progress=progress,
+    )
     return job.run()
 
 
-def moments(vectors: np.ndarray, frame_norm: str) -> np.ndarray:
-    """Frame vectors (T, D) -> (2, D) float64: mean and population standard deviation over the frames.
+def subject_hash(catalog: Catalog, subject_id: str, *, key: str = "", make: bool = True) -> str:
+    """How a store remembers an erased subject: the id of the key, and a hash that only its owner can make.
 
-    With frame_norm "l2" the vectors are unit vectors first, and sum(var) = 1 - |mean|^2 is checked.
-    Source: EchoingECG src/datasets/echo.py (mean and biased variance over frames); the root is stored because a
-    variance of 1e-7 in fp16 is off by a third.
+    The key is that of the catalog's ids, or one made for this beside a catalog whose ids are public.
     """
-    values = np.asarray(vectors, np.float64)
-    if not np.isfinite(values).all():
-        raise ItemError("teacher_not_finite", "the teacher gave a value that is not finite")
-    if frame_norm == "l2":
-        norm = np.linalg.norm(values, axis=1, keepdims=True)
-        if (norm < 1e-12).any():
-            raise ItemError("teacher_zero_vector", "the teacher gave a zero vector, which has no direction")
-        values = values / norm
-    mean, std = values.mean(0), values.std(0)
-    if frame_norm == "l2":
-        assert abs(np.square(std).sum() - (1 - np.square(mean).sum())) < UNIT_NORM_TOLERANCE
-    return np.stack([mean, std])
+    return _hash_with(_key(catalog, key, make=make), subject_id)
 
 
-class _TeacherSink:
-    """Collects a part's clips in row order; batches cross clip borders and end at the part's border."""
+def _hash_with(key: keys.Key, subject_id: str) -> str:
+    return f"{key.key_id}:{key.of('erased subject', subject_id)}"
 
-    def __init__(self, teacher: Teacher, device: str) -> None:
-        self.teacher = teacher
-        self.device = device
-        self._waiting: list[tuple[str, np.ndarray]] = []
-        self._num_waiting = 0
-        self._vectors: dict[str, list[np.ndarray]] = {}
-        self._clips: dict[str, DecodedClip] = {}
 
-    def add(self, item: str, clip: DecodedClip) -> None:
-        self._clips[item] = clip
-        self._vectors[item] = []
-        values = clip.prepared.values
-        while len(values):
-            take = values[: BATCH_UNITS - self._num_waiting]
-            self._waiting.append((item, take))
-            self._num_waiting += len(take)
-            values = values[len(take) :]
-            if self._num_waiting == BATCH_UNITS:
-                self._flush()
+def _key(catalog: Catalog, key: str, *, make: bool) -> keys.Key:
+    file = Path(key) if key else keys.beside(catalog.path)
+    if make and not key and catalog.key_id is None and not file.exists():
+        keys.make(file)
+    if not file.exists():
+        raise UserError(f"there is no key {file}; give the key file of {catalog.path} with --key.")
+    found = keys.read(file)
+    if catalog.key_id not in (None, found.key_id):
+        raise UserError(f"{file} is not the key that the ids of {catalog.path} were made with; give that one with --key.")
+    return found
 
-    def finish(self) -> dict[str, embed_cache.Row]:
-        self._flush()
-        rows = {item: self._row(clip, np.concatenate(self._vectors[item])) for item, clip in self._clips.items()}
-        self._vectors, self._clips = {}, {}
-        return rows
 
-    def _row(self, clip: DecodedClip, vectors: np.ndarray) -> embed_cache.Row:
-        counts = {"num_frames": clip.num_frames}
-        try:
-            stat = moments(vectors, self.teacher.spec.frame_norm)
-        except ItemError as error:
-            return embed_cache.Row(status="failed", reason=error.code, fingerprint=clip.fingerprint, counts=counts)
-        values = {"moments": stat.astype(np.float16), "pooled": stat[0].astype(np.float16)}
-        if not all(np.isfinite(v).all() for v in values.values()):
-            return embed_cache.Row(status="failed", reason="beyond_fp16", fingerprint=clip.fingerprint, counts=counts)
-        return embed_cache.Row(
-            status="ok", reason=";".join(clip.defects)[:256], fingerprint=clip.fingerprint, values=values, counts=counts
+def _not_erased(catalog: Catalog, table: Any, out: Path, key: str) -> Any:
+    """A table of the catalog without the subjects that were erased from the store at `out`."""
+    hashes = _erased_hashes(out)
+    if not hashes:
+        return table
+    try:
+        known = _key(catalog, key, make=False)
+    except UserError as error:
+        raise UserError(f"subjects were erased from {out}, and only the key of its catalog tells which. {error}") from error
+    made_with = {value.partition(":")[0] for value in hashes}
+    if made_with != {known.key_id}:
+        raise UserError(
+            f"subjects were erased from {out} with another key than that of {catalog.path}, so this catalog could bring them "
+            f"back. Put that key file at {keys.beside(catalog.path)}, or give it with --key."
         )
-
-    def _flush(self) -> None:
-        import torch
-
-        if not self._waiting:
-            return
-        batch = torch.from_numpy(np.concatenate([values for _, values in self._waiting])).to(self.device)
-        output = self.teacher.forward(batch)
-        if self.teacher.spec.tokens_are_frames and output.tokens is not None:
-            vectors = output.tokens.float().cpu().numpy()
-        else:
-            vectors = output.pooled.float().cpu().numpy()[:, None]
-        at = 0
-        for item, values in self._waiting:
-            self._vectors[item].append(vectors[at : at + len(values)].reshape(-1, vectors.shape[-1]))
-            at += len(values)
-        self._waiting, self._num_waiting = [], 0
+    subjects = set(table["subject_id"].unique().to_pylist())
+    gone = {subject for subject in subjects if _hash_with(known, subject) in hashes}
+    return table.filter([subject not in gone for subject in table["subject_id"].to_pylist()]) if gone else table
 
 
-class _EcgSink:
-    """Collects a part's recordings."""
+def _erased_hashes(out: Path) -> set[str]:
+    return {erasure.keyed_hash for erasure in embed_cache.erasures(out)}
 
-    def __init__(self) -> None:
-        self._rows: dict[str, embed_cache.Row] = {}
 
-    def add(self, item: str, ecg: DecodedEcg) -> None:
-        self._rows[item] = embed_cache.Row(
-            status="ok", reason=";".join(ecg.defects)[:256], fingerprint=ecg.fingerprint, values=ecg.columns,
-            counts={"fs_mhz": ecg.fs_mhz},
-        )  # fmt: skip
+def _echo_job(
+    catalog: Catalog, teacher: str, config: Any, out: Path, options: EchoOptions, progress: Callable[[int, int], Any] | None
+) -> _Job:
+    module = plugins.load("teachers", teacher)
+    spec: TeacherSpec = module.spec(config)
+    built: Teacher = module.build(config)
+    device = _device(options.device)
+    how = ForwardOptions(device=device, precision=options.precision, channels_last=options.channels_last, compile=options.compile)
+    forwards: list[Forward] = []
 
-    def finish(self) -> dict[str, embed_cache.Row]:
-        rows, self._rows = self._rows, {}
-        return rows
+    def stage() -> Teaching:
+        if not forwards:
+            forwards.append(Forward(built, how))
+        return Teaching(forwards[0])
+
+    clips = _not_erased(catalog, catalog.clips.sort_by([("study_id", "ascending"), ("clip_id", "ascending")]), out, options.key)
+    paths = {c: str(catalog.root / p) for c, p in zip(clips["clip_id"].to_pylist(), clips["path"].to_pylist(), strict=True)}
+    spec_json = configuration.to_json(spec)
+    identity: Json = {
+        "teacher": spec_json,
+        "teacher_sha256": configuration.digest(spec_json),
+        "weights_sha256": built.weights_sha256,
+        "mask": spec.mask,
+        "decode": "full" if options.decode == "full" else f"{options.decode}, at least {least_lines(spec)} lines",
+        "clip_kinds": ["b_mode"],
+    }
+    if options.precision != "fp32":
+        identity["precision"] = options.precision
+    columns = [
+        embed_cache.Column("moments", (2, spec.dim), "float16"),
+        embed_cache.Column("pooled", (spec.dim,), "float16"),
+    ]
+    sources = {item: (path,) for item, path in paths.items()}
+    ids, groups = clips["clip_id"].to_pylist(), clips["study_id"].to_pylist()
+    return _Job(
+        store=_Store(out, "echo", identity, columns, ("num_frames",), ids, groups, sources, options.part_rows),
+        stage=stage,
+        row_of=lambda taught: _echo_row(taught, spec.frame_norm),
+        decode=decode_clip,
+        task_of=lambda item: EchoTask(path=paths.get(item, ""), teacher=teacher, spec=spec, decode=options.decode),
+        workers=_workers(options.workers),
+        timeout_s=options.timeout_s,
+        notes={"device": device, "channels_last": how.channels_last, "compiled": how.compile},
+        progress=progress,
+    )
+
+
+def _echo_row(taught: Taught, frame_norm: str) -> embed_cache.Row:
+    facts: ClipFacts = taught.facts
+    counts = {"num_frames": facts.num_frames}
+    try:
+        stat = moments(taught.vectors, frame_norm)
+    except ItemError as error:
+        return embed_cache.Row(status="failed", reason=error.code, fingerprint=facts.fingerprint, counts=counts)
+    values = {"moments": stat.astype(np.float16), "pooled": stat[0].astype(np.float16)}
+    if not all(np.isfinite(v).all() for v in values.values()):
+        return embed_cache.Row(status="failed", reason="beyond_fp16", fingerprint=facts.fingerprint, counts=counts)
+    reason = ";".join(facts.defects)[:MAX_REASON]
+    return embed_cache.Row(status="ok", reason=reason, fingerprint=facts.fingerprint, values=values, counts=counts)
+
+
+def _ecg_row(ecg: DecodedEcg) -> embed_cache.Row:
+    reason = ";".join(ecg.defects)[:MAX_REASON]
+    counts = {"fs_mhz": ecg.fs_mhz}
+    return embed_cache.Row(status="ok", reason=reason, fingerprint=ecg.fingerprint, values=ecg.columns, counts=counts)
 
 
 @dataclass(slots=True)
@@ -399,6 +470,7 @@ class _Store:
         if not self.ids:
             raise UserError(f"there is nothing to cache for {self.out}: the catalog lists no {self.kind} item.")
         self._check_place()
+        embed_cache.finish_erasures(self.out)
         open_segment = embed_cache.Writer.resume(self.out, identity=self.identity)
         self.resumed = open_segment is not None
         if open_segment is not None:
@@ -408,7 +480,7 @@ class _Store:
                     f"Leave --part-rows out, or choose another --out."
                 )
             return open_segment
-        if not (self.out / "head.json").exists():
+        if not _is_sealed(self.out):
             plan = embed_cache.make_plan(self.ids, self.groups, seed=PLAN_SEED, part_rows=self.part_rows)
             return embed_cache.Writer.create_or_resume(
                 self.out, kind=self.kind, identity=self.identity, columns=self.columns, counts=self.counts, plan=plan
@@ -444,7 +516,7 @@ class _Store:
                 stale.add(item)
                 continue
             status, permanent, mark, since = old[item]
-            if status == "erased":
+            if status == "erased":  # its clip keeps a number, and is nobody's
                 continue
             if item in self.marks:
                 changed = self.marks[item] != mark
@@ -459,6 +531,8 @@ class _Store:
         return self.marks[item] if item in self.marks else _mark(self.sources.get(item, ()))
 
     def _check_place(self) -> None:
+        if embed_cache.is_remote(self.out):
+            return
         parent = self.out.parent
         parent.mkdir(parents=True, exist_ok=True)
         if not os.access(parent, os.W_OK):
@@ -472,85 +546,149 @@ class _Store:
             )
 
 
+class _Walk:
+    """Which part is next: on from a random one that is left, and elsewhere where another writer is at work.
+
+    So several writers meet seldom, without locks or claims. With `only`, the parts that somebody else has dealt out.
+    """
+
+    def __init__(self, writer: embed_cache.Writer, only: Collection[int] | None) -> None:
+        self._writer = writer
+        self._left = {part for part in parts_left(writer) if only is None or part in only}
+        self._looked = time.monotonic()
+        self._sizes = {part: num_wanted(writer, part) for part in self._left}
+        self._last = -1
+        self.num_parts = len(self._left)
+        self.total = sum(self._sizes.values())
+        self.by_others = 0
+        """Rows that other writers have committed in the meantime."""
+
+    def next(self, elsewhere: bool = False) -> tuple[int, list[str]] | None:
+        """A part's number and the items to compute, or None where nothing is left."""
+        now = time.monotonic()
+        if elsewhere or now - self._looked > LOOK_S:
+            gone = self._left - set(parts_left(self._writer))
+            self._left -= gone
+            self.by_others += sum(self._sizes[part] for part in gone)
+            self._looked = now
+        if not self._left:
+            return None
+        part = self._last + 1
+        if elsewhere or self._last < 0 or part not in self._left:
+            part = random.choice(sorted(self._left))
+        self._last = part
+        self._left.discard(part)
+        return part, [item for item, _, needs in self._writer.rows_of(part) if needs and item]
+
+
+def parts_left(writer: embed_cache.Writer) -> list[int]:
+    """Parts that nobody has committed yet."""
+    return writer.refresh()
+
+
+def num_wanted(writer: embed_cache.Writer, part: int) -> int:
+    """Rows of a part that are computed, not copied, and not erased."""
+    return sum(needs and bool(item) for item, _, needs in writer.rows_of(part))
+
+
 @dataclass(slots=True, kw_only=True)
 class _Job:
-    """One cache job: what is decoded where, and what collects it."""
+    """One cache job: what is decoded where, what becomes of it, and where it is written."""
 
     store: _Store
-    sink: Any
+    stage: Callable[[], Passing | Teaching]
+    """What a part's decoded items go through, in this thread; a new one for each part."""
+    row_of: Callable[[Any], embed_cache.Row]
     decode: Callable[[Any], Any]
     task_of: Callable[[str], Any]
     workers: int
     timeout_s: float
-    device: str = "cpu"
+    notes: Json = field(default_factory=dict)
+    """For the provenance of the parts."""
     progress: Callable[[int, int], Any] | None = None
     num_computed: int = 0
+    busy: Busy = field(default_factory=Busy)
 
-    def run(self) -> CacheReport:
+    def run(self, members: Members | None = None) -> CacheReport:
+        """All of it: resumes or plans, computes, seals, verifies."""
         began = time.monotonic()
-        writer = self.store.writer()
-        already_done = writer is None
-        if writer is not None:
-            self._fill(writer)
-            # A segment that an earlier call had planned may be older than the catalog.
-            writer = self.store.writer() if self.store.resumed else None
+        with self.pool() as pool:
+            writer = self.store.writer()
+            already_done = writer is None
             if writer is not None:
-                self._fill(writer)
-        return self._report(time.monotonic() - began, already_done)
+                self._complete(pool, writer, members)
+                # A segment that an earlier call had planned may be older than the catalog.
+                writer = self.store.writer() if self.store.resumed else None
+                if writer is not None:
+                    self._complete(pool, writer, members)
+            return self._report(pool, began, already_done)
 
-    def _fill(self, writer: embed_cache.Writer) -> None:
-        wanted = [(part, [i for i, _, needs in writer.rows_of(part) if needs]) for part in writer.pending()]
-        total = self.num_computed + sum(len(items) for _, items in wanted)
-        with closing(self._decoded([item for _, items in wanted for item in items], self.workers)) as decoded:
-            for part, items in wanted:
-                started, retried = time.monotonic(), 0
-                rows: dict[str, embed_cache.Row] = {}
-                for item in items:
-                    result = next(decoded)
-                    if isinstance(result, ItemFailure) and not result.permanent:
-                        retried += 1
-                        result = self._alone(item)
-                    if isinstance(result, Done):
-                        self.sink.add(item, result.value)
-                    else:
-                        rows[item] = self._failure(item, result)
-                    self.num_computed += 1
-                    if self.progress is not None:
-                        self.progress(self.num_computed, total)
-                rows |= self.sink.finish()
-                seconds = round(time.monotonic() - started, 3)
-                writer.commit(part, rows, {**_versions(), "device": self.device, "retried": retried, "seconds": seconds})
-        writer.seal({**_versions(), "device": self.device})
+    def _complete(self, pool: Pool[Any, Any], writer: embed_cache.Writer, members: Members | None) -> None:
+        for told in members(writer, self.progress) if members is not None else ():
+            self.num_computed += told["num_computed"]
+            self.busy.add(told["busy"])
+        self.fill(pool, writer)
+        writer.seal({**_versions(), **self.notes})
 
-    def _decoded(self, items: Sequence[str], workers: int) -> Generator[Any, None, None]:
-        """Results in the order of `items`; those that came early wait."""
-        early: dict[int, Any] = {}
-        wanted = 0
-        tasks = (self.task_of(item) for item in items)
-        results = run_bounded(
-            self.decode, tasks, workers=workers, timeout_s=self.timeout_s, memory_bytes=CLIP_MEMORY_BYTES
-        )  # fmt: skip
-        for index, result in results:
-            early[index] = result
-            while wanted in early:
-                yield early.pop(wanted)
-                wanted += 1
+    def pool(self) -> Pool[Any, Any]:
+        """Decode processes for the whole job; none is started before there is something to decode."""
+        return Pool(self.decode, workers=self.workers, timeout_s=self.timeout_s, memory_bytes=CLIP_MEMORY_BYTES)
 
-    def _alone(self, item: str) -> Any:
-        with closing(self._decoded([item], min(self.workers, 1))) as decoded:
-            return next(decoded)
+    def fill(self, pool: Pool[Any, Any], writer: embed_cache.Writer, parts: Sequence[int] | None = None) -> None:
+        """Computes and commits the parts that are left, all or those named."""
+        walk = _Walk(writer, parts)
+        if not walk.num_parts:
+            return
+        total = self.num_computed + walk.total
+        began, decoded, taught = time.monotonic(), pool.busy_s, 0.0
+        stages: dict[int, Passing | Teaching] = {}
+        with Writing(writer, self._row) as writing:
 
-    def _failure(self, item: str, result: ItemFailure) -> embed_cache.Row:
+            def choose() -> tuple[int, list[str]] | None:
+                elsewhere = writing.superseded.is_set()
+                writing.superseded.clear()
+                return walk.next(elsewhere)
+
+            for part, item, result in Decoding(pool, self.task_of, choose):
+                if part.number not in stages:
+                    stages[part.number] = self.stage()
+                stage = stages[part.number]
+                start = time.monotonic()
+                if isinstance(result, ItemFailure):
+                    done = [(item, result)]
+                else:
+                    done = list(stage.finish() if result is None else stage.add(item, result.value))
+                taught += time.monotonic() - start
+                for name, value in done:
+                    writing.put(part.number, name, value)
+                if result is None:
+                    del stages[part.number]
+                    seconds = round(time.monotonic() - part.began, 3)
+                    note = {**_versions(), **self.notes, "retried": len(part.retried), "seconds": seconds}
+                    writing.put(part.number, "", note)
+                    continue
+                self.num_computed += 1
+                if self.progress is not None:
+                    self.progress(self.num_computed + walk.by_others, total)
+        seconds_of = {"decode": pool.busy_s - decoded, "teach": taught, "write": writing.busy_s}
+        if isinstance(self.stage(), Passing):
+            del seconds_of["teach"]
+        self.busy.add({"workers": max(pool.workers, 1), "wall_s": time.monotonic() - began, "seconds": seconds_of})
+
+    def _row(self, item: str, value: Any) -> embed_cache.Row:
+        if not isinstance(value, ItemFailure):
+            return self.row_of(value)
         return embed_cache.Row(
-            status=result.outcome,
-            reason=result.code,
-            permanent=result.permanent,
+            status=value.outcome,
+            reason=value.code,
+            permanent=value.permanent,
             fingerprint=self.store.mark(item),
             counts=dict.fromkeys(self.store.counts, 0),
         )
 
-    def _report(self, seconds: float, already_done: bool) -> CacheReport:
+    def _report(self, pool: Pool[Any, Any], began: float, already_done: bool) -> CacheReport:
         out = self.store.out
+        seconds = time.monotonic() - began
         checked = embed_cache.verify(out, sample_parts=8, seed=self.num_computed)
         if not checked.ok:
             raise UserError(f"{out} does not verify. `ecgecho store verify {out}` names the damaged rows.")
@@ -575,13 +713,14 @@ class _Job:
             defects=defects,
             num_computed=self.num_computed,
             seconds=seconds,
-            device=self.device,
+            device=str(self.notes.get("device", "cpu")),
             already_done=already_done,
             verified_files=checked.num_files,
-            recomputed=0 if already_done else self._recompute(opened),
+            recomputed=0 if already_done else self._recompute(pool, opened),
+            busy=self.busy.shares(),
         )
 
-    def _recompute(self, store: embed_cache.EmbeddingStore) -> int:
+    def _recompute(self, pool: Pool[Any, Any], store: embed_cache.EmbeddingStore) -> int:
         """Two random ok rows, computed again alone, must be the stored ones; gives how many could be."""
         index = store.index.to_pydict()
         usable = [r for r, (s, live) in enumerate(zip(index["status"], index["live"], strict=True)) if live and s == "ok"]
@@ -589,11 +728,12 @@ class _Job:
         done = 0
         for row in np.random.default_rng(len(usable)).permutation(usable)[:2].tolist():
             item = index["id"][row]
-            result = self._alone(item)
+            result = decode_one(pool, self.task_of(item))
             if not isinstance(result, Done):
                 continue  # the machine is short of time or memory just now; the row itself was checked by its checksum
-            self.sink.add(item, result.value)
-            new = np.asarray(self.sink.finish()[item].values[column], np.float64).ravel()
+            stage = self.stage()
+            (made,) = [value for _, value in (*stage.add(item, result.value), *stage.finish())]
+            new = np.asarray(self.row_of(made).values[column], np.float64).ravel()
             ragged = store.columns[column].ragged
             old = store.read_ragged(column, row) if ragged else store.read(column, np.array([row]))[0]
             old = np.asarray(old, np.float64).ravel()
@@ -672,6 +812,19 @@ def _versions() -> Json:
 
 def _workers(workers: int | None) -> int:
     return workers if workers is not None else max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+
+
+def _is_sealed(out: Path) -> bool:
+    """Whether a finished store lies there."""
+    if not embed_cache.is_remote(out):
+        return (out / "head.json").exists()
+    try:
+        embed_cache.open(out)
+    except (embed_cache.DamagedStore, embed_cache.StaleStore):
+        return True
+    except embed_cache.StoreError:
+        return False
+    return True
 
 
 def _device(device: str) -> str:

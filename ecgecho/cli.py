@@ -227,10 +227,7 @@ def cache_echo(
             teacher,
             settings,
             out,
-            part_rows=part_rows,
-            workers=workers,
-            device=device,
-            timeout_s=timeout_s,
+            options=cache.EchoOptions(part_rows=part_rows, workers=workers, device=device, timeout_s=timeout_s),
             progress=bar,
         )
     following = (

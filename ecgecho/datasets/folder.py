@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import hmac
 import os
 import re
-import secrets
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +20,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from ecgecho import catalog
+from ecgecho import catalog, keys
 from ecgecho.catalog import SCHEMAS, Catalog, Progress
 from ecgecho.datasets import _headers
 from ecgecho.pairs import SPLIT_VERSION, WINDOW_DAYS, assign_splits, check_window, make_pairs, private_family
@@ -30,10 +28,6 @@ from ecgecho.types import Json, UserError
 
 DATASET = "folder"
 INDEX_VERSION = 1  # raised when the same files would make another catalog
-KEY_BYTES = 32
-MIN_KEY_BYTES = 16
-MAX_KEY_BYTES = 4096
-ID_CHARS = 32  # 128 bits of the hash
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 VIDEO_SUFFIXES = (".avi", ".mp4", ".m4v", ".mov")
@@ -178,29 +172,17 @@ class Folder:
                     f"Put it back, give it with --key FILE, or index into another folder."
                 )
             if make:
-                _make_key(file)
-        return Ids(key=_read_key(file))
+                keys.make(file)
+        return Ids(key=keys.read(file).key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ids:
-    """Keyed hashes. What kind of thing is hashed is part of the hash."""
-
-    key: bytes = dataclasses.field(repr=False)
-
-    @property
-    def key_id(self) -> str:
-        """Tells two keys apart and says nothing of them."""
-        return self.of("key", "id")[:16]
+class Ids(keys.Key):
+    """Keyed hashes of what a folder holds."""
 
     @property
     def family(self) -> str:
         return private_family(self.key_id)
-
-    def of(self, kind: str, value: str) -> str:
-        """The id of a thing of a kind."""
-        message = kind.encode() + b"\0" + value.encode(errors="surrogateescape")
-        return hmac.new(self.key, message, hashlib.sha256).hexdigest()[:ID_CHARS]
 
     def remember(self, header: Json) -> Json:
         """What may be kept of a header: hashes in the place of identifiers."""
@@ -378,40 +360,4 @@ def _dicom_time(digits: str) -> datetime | None:
 
 
 def _key_file(config: Config, out: Path) -> Path:
-    return Path(config.key) if config.key else out.with_name(f"{out.name}.key")
-
-
-def _make_key(path: Path) -> None:
-    """A new key in a file that only its owner reads; written beside and linked, so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            os.fchmod(stream.fileno(), 0o600)
-            stream.write(secrets.token_hex(KEY_BYTES) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        try:
-            os.link(beside, path)  # fails where another process was first: its key is used
-        except FileExistsError:
-            return
-        except OSError:  # a file system without hard links
-            os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _read_key(path: Path) -> bytes:
-    try:
-        stat = path.stat()
-        key = path.read_bytes().strip() if stat.st_size <= MAX_KEY_BYTES else b""
-    except OSError as error:
-        raise UserError(f"the key {path} cannot be read: {error.strerror}.") from error
-    if stat.st_mode & 0o077:
-        raise UserError(f"the key {path} can be read by others (mode {stat.st_mode & 0o777:o}); run: chmod 600 {path}")
-    if len(key) < MIN_KEY_BYTES:
-        raise UserError(
-            f"the key {path} is shorter than {MIN_KEY_BYTES} or longer than {MAX_KEY_BYTES} bytes; give another --key."
-        )
-    return key
+    return Path(config.key) if config.key else keys.beside(out)

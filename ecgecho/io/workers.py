@@ -17,10 +17,10 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from operator import length_hint
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from ecgecho.types import ItemError
@@ -53,6 +53,11 @@ class ItemFailure:
     permanent: bool = False
 
 
+Result = Done[R] | ItemFailure | BaseException
+"""What a task comes to; an exception is the pool's own, of a job that cannot go on."""
+Deliver = Callable[[Result[R]], None]
+
+
 def run_bounded(
     function: Callable[[T], R],
     tasks: Iterable[T],
@@ -65,25 +70,35 @@ def run_bounded(
     """`function` of every task, as (position in `tasks`, result), in the order of completion.
 
     `function` and `initializer` are module-level callables. At most 2 * workers tasks are begun and not yet taken, so a slow
-    consumer stops the workers; `tasks` is read only as far as that (by a thread, unless workers is 0). `timeout_s` bounds one
-    task, `memory_bytes` what a process may allocate beyond what it held when it was ready (0: no bound).
-    workers=0 runs inline, without bounds.
+    consumer stops the workers; `tasks` is read only as far as that. `timeout_s` bounds one task, `memory_bytes` what a process
+    may allocate beyond what it held when it was ready (0: no bound). workers=0 runs inline, without bounds.
     """
-    if workers < 0 or not timeout_s > 0 or memory_bytes < 0:
-        raise ValueError(
-            f"workers={workers}, timeout_s={timeout_s}, memory_bytes={memory_bytes}: none may be negative, time not 0"
-        )
-    if workers == 0:
-        if initializer is not None:
-            initializer()
-        for position, task in enumerate(tasks):
-            yield position, _outcome(function, task)
-        return
-    pool = _Pool(_Serve(function, timeout_s, memory_bytes, initializer), tasks, workers=workers)
-    try:
-        yield from pool.results()
-    finally:
-        pool.close()
+    results: queue.SimpleQueue[tuple[int, Result[R]]] = queue.SimpleQueue()
+    pool = Pool(function, workers=workers, timeout_s=timeout_s, memory_bytes=memory_bytes, initializer=initializer)
+    waiting = enumerate(tasks)
+    begun = taken = 0
+    with pool:
+        while True:
+            while begun - taken < max(2 * workers, 1) and (task := next(waiting, None)) is not None:
+                pool.submit(task[1], _Put(results, task[0]))
+                begun += 1
+            if begun == taken:
+                return
+            pool.work()
+            position, result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield position, result
+            taken += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Put(Generic[R]):
+    results: queue.SimpleQueue[tuple[int, Result[R]]]
+    position: int
+
+    def __call__(self, result: Result[R]) -> None:
+        self.results.put((self.position, result))
 
 
 def _outcome(function: Callable[[T], R], task: T) -> Done[R] | ItemFailure:
@@ -111,80 +126,120 @@ class _Serve(Generic[T, R]):
     initializer: Callable[[], None] | None
 
 
-class _Pool(Generic[T, R]):
-    """The parent's side: one thread feeds and reaps the processes; the consumer takes from a queue."""
+class Pool(Generic[T, R]):
+    """Processes that stay for a whole job; one thread feeds and reaps them.
 
-    def __init__(self, serve: _Serve[T, R], tasks: Iterable[T], *, workers: int) -> None:
-        self.serve = serve
-        self.tasks = enumerate(tasks)
-        self.num_workers = min(workers, known) if (known := length_hint(tasks, 0)) else workers
-        self.out: queue.SimpleQueue[tuple[int, Done[R] | ItemFailure] | BaseException | None] = queue.SimpleQueue()
-        self.taken = 0
-        self.stop = False
-        self.wake_read, self.wake_write = multiprocessing.Pipe(duplex=False)
-        self.alive: list[_Worker] = []
-        self.thread = threading.Thread(target=self._pump, name="ecgecho-workers", daemon=True)
-        self.thread.start()
+    `submit` may be called from any thread. Each result goes to its `deliver`, on the pool's thread, which may submit again; a
+    pool that cannot go on delivers its error to every task that is left. A process is started when a task has none to wait
+    for, a lost one is replaced. With workers=0 nothing is started: `work` runs the next task here, without bounds.
+    """
 
-    def results(self) -> Iterator[tuple[int, Done[R] | ItemFailure]]:
-        while (item := self.out.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-            self.taken += 1
+    def __init__(
+        self,
+        function: Callable[[T], R],
+        *,
+        workers: int,
+        timeout_s: float,
+        memory_bytes: int,
+        initializer: Callable[[], None] | None = None,
+    ) -> None:
+        if workers < 0 or not timeout_s > 0 or memory_bytes < 0:
+            raise ValueError(
+                f"workers={workers}, timeout_s={timeout_s}, memory_bytes={memory_bytes}: none may be negative, time not 0"
+            )
+        self.workers = workers
+        self.busy_s = 0.0
+        """Seconds that tasks took, summed over the processes."""
+        self._serve = _Serve(function, timeout_s, memory_bytes, initializer)
+        self._tasks: deque[tuple[T, Deliver[R]]] = deque()
+        self._error: BaseException | None = None
+        self._stop = False
+        self._wake_read, self._wake_write = multiprocessing.Pipe(duplex=False)
+        self._alive: list[_Worker] = []
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Pool[T, R]:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def submit(self, task: T, deliver: Deliver[R], *, first: bool = False) -> None:
+        """Queues a task, before all others when `first`."""
+        with self._lock:
+            error = self._error
+            if error is None:
+                self._tasks.appendleft((task, deliver)) if first else self._tasks.append((task, deliver))
+                if self.workers and self._thread is None:
+                    self._thread = threading.Thread(target=self._pump, name="ecgecho-workers", daemon=True)
+                    self._thread.start()
+        if error is not None:
+            deliver(error)
+        elif self.workers and threading.current_thread() is not self._thread:
             self._wake()
+
+    def work(self) -> None:
+        """Without processes: runs the next task here and delivers it. With them there is nothing to do."""
+        if self.workers or not self._tasks:
+            return
+        task, deliver = self._tasks.popleft()
+        began = time.monotonic()
+        if self._serve.initializer is not None:
+            self._serve.initializer()
+            self._serve = _Serve(self._serve.function, self._serve.timeout_s, self._serve.memory_bytes, None)
+        result = _outcome(self._serve.function, task)
+        self.busy_s += time.monotonic() - began
+        deliver(result)
 
     def close(self) -> None:
         """Ends every process, whatever it is doing, and leaves none behind."""
-        self.stop = True
-        self._wake()
-        self.thread.join()
-        self.wake_read.close()
-        self.wake_write.close()
+        self._stop = True
+        if self._thread is not None:
+            self._wake()
+            self._thread.join()
+        self._wake_read.close()
+        self._wake_write.close()
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):
-            self.wake_write.send_bytes(b"w")
+            self._wake_write.send_bytes(b"w")
 
     def _pump(self) -> None:
         try:
-            self._feed_and_reap()
-            self.out.put(None)
+            while not self._stop:
+                self._give()
+                self._wait()
+                for worker in list(self._alive):
+                    self._reap(worker)
         except BaseException as err:
-            self.out.put(err)
+            left = [worker.task[1] for worker in self._alive if worker.task is not None]
+            with self._lock:
+                self._error = err
+                left += [deliver for _, deliver in self._tasks]
+                self._tasks.clear()
+            for deliver in left:
+                deliver(err)
         finally:
-            for worker in self.alive:
+            for worker in self._alive:
                 worker.end()
 
-    def _feed_and_reap(self) -> None:
-        begun, exhausted = 0, False
-        task: tuple[int, T] | None = None
-        while not self.stop:
-            while not exhausted and begun - self.taken < 2 * self.num_workers:
-                task = task or next(self.tasks, None)
-                if task is None:
-                    exhausted = True
-                    break
-                idle = [worker for worker in self.alive if worker.ready and worker.task is None]
-                if not idle:
-                    break
-                idle[0].give(*task)
-                begun, task = begun + 1, None
-            while task is not None and len(self.alive) < self.num_workers:
-                self.alive.append(_Worker(self.serve))
-            if exhausted and all(worker.task is None for worker in self.alive):
-                return
-            self._wait()
-            for worker in list(self.alive):
-                self._reap(worker)
+    def _give(self) -> None:
+        for worker in self._alive:
+            if worker.ready and worker.task is None and self._tasks:
+                worker.give(*self._tasks.popleft())
+        starting = sum(not worker.ready for worker in self._alive)
+        while len(self._alive) < self.workers and len(self._tasks) > starting:
+            self._alive.append(_Worker(self._serve))
+            starting += 1
 
     def _wait(self) -> None:
-        deadlines = [worker.deadline for worker in self.alive if worker.task is not None or not worker.ready]
+        deadlines = [worker.deadline for worker in self._alive if worker.task is not None or not worker.ready]
         left = min(deadlines) - time.monotonic() if deadlines else None
-        ready = wait([self.wake_read, *(worker.connection for worker in self.alive)], None if left is None else max(left, 0.0))
-        if self.wake_read in ready:
-            while self.wake_read.poll():
-                self.wake_read.recv_bytes()
+        watched = [self._wake_read, *(worker.connection for worker in self._alive)]
+        if self._wake_read in wait(watched, None if left is None else max(left, 0.0)):
+            while self._wake_read.poll():
+                self._wake_read.recv_bytes()
 
     def _reap(self, worker: _Worker) -> None:
         """Takes what a worker sent; or ends it when it is dead or late."""
@@ -199,16 +254,21 @@ class _Pool(Generic[T, R]):
                     raise RuntimeError(f"a worker could not start: {message}")
                 worker.ready = True
                 return
-            assert worker.task is not None
-            self.out.put((worker.task, cast("Done[R] | ItemFailure", message)))
-            worker.task = None
+            self._deliver(worker, cast("Done[R] | ItemFailure", message))
         elif time.monotonic() > worker.deadline and (worker.task is not None or not worker.ready):
             self._lost(worker, late=True)
+
+    def _deliver(self, worker: _Worker, result: Done[R] | ItemFailure) -> None:
+        assert worker.task is not None
+        (began, deliver), worker.task = worker.task, None
+        self.busy_s += time.monotonic() - began
+        deliver(result)
+        self._give()  # before the next result is read, which takes its time
 
     def _lost(self, worker: _Worker, *, late: bool) -> None:
         # A process that hung up is ending; its own exit status tells why.
         status = worker.end(patience_s=0.0 if late else 2.0)
-        self.alive.remove(worker)
+        self._alive.remove(worker)
         if not worker.ready:
             raise RuntimeError(
                 f"a worker did not start: {'no answer' if late else 'it ended'} (exit status {status}). `function` must be "
@@ -217,13 +277,14 @@ class _Pool(Generic[T, R]):
         if worker.task is None:
             return
         if late or status == -signal.SIGALRM:
-            failure = ItemFailure(code="timeout", message=f"not done after {self.serve.timeout_s:g} s; the process was killed")
+            told = f"not done after {self._serve.timeout_s:g} s; the process was killed"
+            failure = ItemFailure(code="timeout", message=told)
         elif status == -signal.SIGKILL:
             failure = ItemFailure(code="out_of_memory", message="the system killed the process, most likely for its memory")
         else:
             by = signal.Signals(-status).name if status is not None and status < 0 else f"exit status {status}"
             failure = ItemFailure(code="decoder_died", message=f"the process ended while decoding ({by})")
-        self.out.put((worker.task, failure))
+        self._deliver(worker, failure)
 
 
 class _Worker:
@@ -236,13 +297,15 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.ready = False
-        self.task: int | None = None
+        self.task: tuple[float, Deliver[Any]] | None = None
+        """When the task that it works at was given, and who waits for it."""
         self.timeout_s = serve.timeout_s
         self.deadline = time.monotonic() + START_S
 
-    def give(self, position: int, task: Any) -> None:
-        self.task = position
-        self.deadline = time.monotonic() + self.timeout_s
+    def give(self, task: Any, deliver: Deliver[Any]) -> None:
+        now = time.monotonic()
+        self.task = (now, deliver)
+        self.deadline = now + self.timeout_s
         # A worker that died while idle is found by the next poll, as a death in this task.
         with contextlib.suppress(OSError):
             self.connection.send(task)

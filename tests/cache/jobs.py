@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ecgecho import cache, catalog, plugins
-from ecgecho.cache import CacheReport
+from ecgecho.cache import CacheReport, EchoOptions
 
 
 def echo_job(listed: Path, out: Path, *, teacher: object = "demo", workers: int = 0, **options: Any) -> CacheReport:
     """`ecgecho cache-echo`."""
     config = plugins.load("teachers", str(teacher)).Config()
-    return cache.cache_echo(catalog.read(listed), str(teacher), config, out, workers=workers, device="cpu", **options)
+    how = EchoOptions(workers=workers, device="cpu", **options)
+    return cache.cache_echo(catalog.read(listed), str(teacher), config, out, options=how)
 
 
 def ecg_job(listed: Path, out: Path, *, contract: str = "echoing_ecg") -> CacheReport:
