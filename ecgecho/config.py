@@ -41,6 +41,8 @@ class DataOptions:
     """What a tokeniser is given; the text itself is lower-cased."""
     max_tokens: int = 244
     augment: Literal["none", "light"] = "light"
+    place: Literal["auto", "device", "pinned", "mapped", "blocks"] = "auto"
+    """Where the stores' large columns are read from, "auto" by size (docs/reading.md); a run goes on from any."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 2:

@@ -12,8 +12,8 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -30,7 +30,7 @@ SLOW_STEP_SECONDS = 3.0  # Ctrl-C ends within 5 s; a step longer than this is ab
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainState:
-    """All that a step depends on. The position of the sampler and of the random numbers is `step`."""
+    """All that a step depends on. Random numbers need no more than `step`."""
 
     step: int = 0
     """Steps that are done."""
@@ -38,6 +38,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     seconds: float = 0.0
     """Spent on them, over all calls."""
+    sampler: Json = field(default_factory=dict)
+    """Which rows come next: seed, epoch, step, global batch, hash of the stores."""
 
 
 def step_seed(seed: int, step: int, purpose: str) -> int:
@@ -54,18 +56,28 @@ def save(folder: Path, state: TrainState, identity: str) -> None:
         name = f"{kind}-{state.step:09d}.safetensors"
         write_atomic(folder / name, data)
         files[kind] = {"name": name, "sha256": hashlib.sha256(data).hexdigest()}
-    head = {"format": FORMAT, "step": state.step, "seconds": state.seconds, "identity": identity, "files": files}
+    head = {"format": FORMAT, "step": state.step, "seconds": state.seconds, "sampler": state.sampler}
+    head |= {"identity": identity, "files": files}
     write_json(folder / "state.json", head)
     for path in folder.iterdir():
         if path.name != "state.json" and path.name not in {f["name"] for f in files.values()}:
             path.unlink()
 
 
-def restore(folder: Path, state: TrainState, identity: str) -> TrainState:
-    """`state` as the checkpoint in `folder` left it, or unchanged where there is none."""
+def restore(folder: Path, state: TrainState, identity: str, sampler_at: Callable[[int], Json] = lambda step: {}) -> TrainState:
+    """`state` as the checkpoint in `folder` left it, or unchanged where there is none.
+
+    `sampler_at` gives the sampler's state after a step, as it is here: one that would meet other rows is refused.
+    """
     if not (folder / "state.json").exists():
         return state
     head = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    former, here = head.get("sampler", {}), sampler_at(head["step"])
+    differs = [
+        f"{name} was {former[name]!r} and is {here[name]!r}" for name in here if former.get(name, here[name]) != here[name]
+    ]
+    if differs:
+        raise UserError(f"{folder} cannot go on here: {'; '.join(differs)}. Run it as before, or choose another --out.")
     if head["format"] != FORMAT or head["identity"] != identity:
         raise UserError(f"{folder} is a checkpoint of another run or format; choose another --out, or remove it to train anew.")
     loaded = {}
@@ -77,7 +89,7 @@ def restore(folder: Path, state: TrainState, identity: str) -> TrainState:
         loaded[kind] = safetensors.torch.load(data)
     state.model.load_state_dict(loaded["model"], strict=True)
     _restore_moments(state.model, state.optimizer, loaded["optimizer"])
-    return TrainState(step=head["step"], model=state.model, optimizer=state.optimizer, seconds=head["seconds"])
+    return TrainState(step=head["step"], model=state.model, optimizer=state.optimizer, seconds=head["seconds"], sampler=former)
 
 
 def remove(folder: Path) -> None:

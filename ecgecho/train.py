@@ -12,7 +12,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ecgecho import state as states
 from ecgecho.config import Recipe
 from ecgecho.data.batches import Batches
 from ecgecho.data.examples import join
+from ecgecho.data.sampler import BlockOrder
 from ecgecho.data.sources import Sources, open_sources
 from ecgecho.data.tables import EchoTable, Normaliser, SignalTable
 from ecgecho.data.texts import Tokeniser, TokenTable, make_tokeniser
@@ -53,7 +54,7 @@ def train(
 ) -> Json:
     """Train a student into `out`, from where a former call stopped; what it reports is what `run.json` has under "result"."""
     sources = open_sources(catalogs, ecgs, echos)
-    identity = {"recipe": config.to_json(recipe), **sources.identity()}
+    identity = {"recipe": _without_place(recipe), **sources.identity()}
     former = _former_run(out, identity)
     if former.get("done"):
         say(f"{out} is done: {former['result']['steps']} steps; nothing to do.")
@@ -61,12 +62,16 @@ def train(
 
     out.mkdir(parents=True, exist_ok=True)
     where = _device(device)
-    built = _build(recipe, sources, where)
+    built = _build(recipe, sources, where, former)
     model, batches, options, num_steps = built.model, built.batches, recipe.optim, _num_steps(recipe, built.batches)
     key, checkpoint = config.digest(identity), out / "checkpoint"
     after_step: Callable[[int], None] = model.after_step  # type: ignore[assignment]
     optimizer = optim.make_optimizer(model, options)
-    state = states.restore(checkpoint, states.TrainState(model=model, optimizer=optimizer), key)
+
+    def sampler_at(step: int) -> Json:
+        return asdict(batches.sampler.position(step, config.digest([identity["ecgs"], identity["echos"]])))
+
+    state = states.restore(checkpoint, states.TrainState(model=model, optimizer=optimizer), key, sampler_at)
     run = {"format": FORMAT, "done": False, "identity": identity, "paths": sources.paths(out), "num_steps": num_steps}
     run |= {"device": _device_name(where), "versions": _versions(), **built.facts}
     states.write_json(out / "run.json", run)
@@ -105,7 +110,10 @@ def train(
             after_step(step)
 
             interrupt.step_seconds = time.monotonic() - started
-            state = states.TrainState(step=step + 1, model=model, optimizer=optimizer, seconds=time.monotonic() - began)
+            seconds = time.monotonic() - began
+            state = states.TrainState(
+                step=step + 1, model=model, optimizer=optimizer, seconds=seconds, sampler=sampler_at(step + 1)
+            )
             if step % LOG_STEPS == 0 or state.step == num_steps:
                 numbers = {name: float(value.detach()) for name, value in parts.items()}
                 numbers |= {"learning_rate": rate, "gradient_norm": float(norm), "seconds": state.seconds}
@@ -172,11 +180,14 @@ class _Built:
     notes: tuple[str, ...]
 
 
-def _build(recipe: Recipe, sources: Sources, device: torch.device) -> _Built:
+def _build(recipe: Recipe, sources: Sources, device: torch.device, former: Json) -> _Built:
     """Tables, model and batches, with every check that can be made before the first step."""
     contract = plugins.load("encoders", recipe.encoder_name).CONTRACT
-    signals = SignalTable(sources.ecgs, sources.ecg_paths, contract, device)
-    echo = EchoTable(sources.echos, sources.echo_paths, device) if sources.echos else None
+    place = recipe.data.place
+    blocks = BlockOrder(**former["blocks"]) if former.get("blocks") else BlockOrder()
+    signals = SignalTable(sources.ecgs, sources.ecg_paths, contract, device, place, blocks)
+    echo = EchoTable(sources.echos, sources.echo_paths, device, place) if sources.echos else None
+    in_blocks = former.get("blocks") is not None if former else signals.signal.place == "blocks"
     material = join(sources.catalogs, signals.rows, echo.rows if echo else {}, recipe.data)
     train_split = material.splits["train"]
     if not len(train_split.row):
@@ -203,8 +214,10 @@ def _build(recipe: Recipe, sources: Sources, device: torch.device) -> _Built:
         options=recipe.data,
         seed=recipe.seed,
         device=device,
+        blocks=blocks if in_blocks else None,
     )
     facts = {
+        "blocks": asdict(blocks) if in_blocks else None,
         "seed": recipe.seed,
         "needs": sorted(needs),
         "sizes": config.to_json(sizes),
@@ -216,6 +229,13 @@ def _build(recipe: Recipe, sources: Sources, device: torch.device) -> _Built:
         "counts": batches.counts(),
     }
     return _Built(model=model, batches=batches, tokeniser=tokeniser if with_text else None, facts=facts, notes=material.notes)
+
+
+def _without_place(recipe: Recipe) -> Json:
+    """The recipe as a run is known by: where a table lies changes nothing but speed."""
+    value: Json = config.to_json(recipe)
+    del value["data"]["place"]
+    return value
 
 
 def _complete(recipe: Recipe) -> Recipe:

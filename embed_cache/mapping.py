@@ -20,11 +20,15 @@ from embed_cache.errors import DamagedStore
 
 _MAP_SHARED, _MAP_FIXED = 0x01, 0x10  # equal on Linux and macOS
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+PAGE = mmap.ALLOCATIONGRANULARITY
 MAX_MAPPINGS = 30_000  # Linux allows a process 65,530 by default
 
 
 class Piece(NamedTuple):
-    """`used` leading bytes of the file at `path` (which has `size` bytes) belong at `start` of the flat array."""
+    """`used` leading bytes of the file at `path` (which has `size` bytes) belong at `start` of the flat array.
+
+    Bytes between two pieces read as zeros.
+    """
 
     path: Path
     start: int
@@ -32,18 +36,19 @@ class Piece(NamedTuple):
     size: int
 
 
-def flat(pieces: Sequence[Piece], num_bytes: int) -> npt.NDArray[np.uint8]:
-    """(num_bytes,) uint8, read-only. Pieces that cover whole pages are mapped, the others are read into memory."""
-    page = mmap.ALLOCATIONGRANULARITY
-    mapped = [
-        piece.start % page == 0 and piece.size % page == 0 and (piece.used == piece.size or piece is pieces[-1])
-        for piece in pieces
-    ]
+def flat(pieces: Sequence[Piece], num_bytes: int, *, load: bool = False) -> npt.NDArray[np.uint8]:
+    """(num_bytes,) uint8, read-only. Pieces, in order, that have their pages to themselves are mapped, the others are read.
+
+    `load` reads them all: memory that stays, where a mapped page may be given back under pressure.
+    """
+    mapped = [False] * len(pieces) if load else _whole_pages(pieces)
     if sum(mapped) > MAX_MAPPINGS:
         mapped = [False] * len(pieces)
     length = max(num_bytes, *(piece.start + piece.size for piece, whole in zip(pieces, mapped, strict=True) if whole), 1)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     reserved = mmap.mmap(-1, length, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    if load and hasattr(mmap, "MADV_HUGEPAGE"):
+        reserved.madvise(mmap.MADV_HUGEPAGE)
     values = np.frombuffer(reserved, dtype=np.uint8)  # keeps the whole range alive, and gives all of it back at its end
     address = int(values.ctypes.data)
     for piece, whole in zip(pieces, mapped, strict=True):
@@ -58,6 +63,17 @@ def flat(pieces: Sequence[Piece], num_bytes: int) -> npt.NDArray[np.uint8]:
     values = values[:num_bytes]
     values.flags.writeable = False
     return values
+
+
+def page_up(size: int) -> int:
+    """The next whole number of pages."""
+    return -(-size // PAGE) * PAGE
+
+
+def _whole_pages(pieces: Sequence[Piece]) -> list[bool]:
+    """Whether each piece begins on a page and leaves the pages it ends in to itself."""
+    ends = [piece.start for piece in pieces[1:]] + [sys.maxsize] * bool(pieces)
+    return [piece.start % PAGE == 0 and piece.start + page_up(piece.size) <= end for piece, end in zip(pieces, ends, strict=True)]
 
 
 def _map(handle: int, address: int, size: int) -> None:

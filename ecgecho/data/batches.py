@@ -11,7 +11,7 @@ from torch import Tensor
 from ecgecho.config import DataOptions
 from ecgecho.data import augment
 from ecgecho.data.examples import Examples, Material
-from ecgecho.data.sampler import Draw, Sampler, views
+from ecgecho.data.sampler import BlockOrder, Draw, Sampler, views
 from ecgecho.data.tables import EchoTable, Normaliser, SignalTable
 from ecgecho.data.texts import TokenTable
 from ecgecho.types import F32, I64, Batch, Block, Json, UserError
@@ -32,6 +32,7 @@ class Batches:
         options: DataOptions,
         seed: int,
         device: torch.device,
+        blocks: BlockOrder | None = None,
     ) -> None:
         self.signals, self.echo, self.tokens, self.normaliser = signals, echo, tokens, normaliser
         self.needs, self.options, self.seed, self.device = needs, options, seed, device
@@ -49,10 +50,13 @@ class Batches:
             ratio=options.ratio,
             batches=options.batches,
             seed=seed,
+            block_of=None if blocks is None else self._blocks(blocks),
+            pool=blocks.pool if blocks else 0,
         )
 
     def train(self, step: int) -> Batch:
         """The batch of a step: ECGs of the pass, then the echo pairs."""
+        self.signals.signal.hold(self.sampler.held(step))
         draw = self.sampler.draw(step)
         ecgs = np.concatenate([self.passed[draw.ecgs], self.examples.pair_ecg[draw.pairs]])
         studies = self.examples.pair_study[draw.pairs]
@@ -145,7 +149,7 @@ class Batches:
             return torch.from_numpy(self._merged(studies)).to(self.device)
         which = [self._views(int(n))[s] for n, s in zip(draw.pair_pass, studies, strict=True)]
         rows = np.array([self.clips[s][k] for s, k in zip(studies, which, strict=True)], np.int64)
-        return self.echo.moments.take(rows).float()
+        return self.echo.moments.gather(rows).float()
 
     def _views(self, number: int) -> I64:
         """Which clip each study shows in a pass; two passes are kept, because a batch can reach into the next."""
@@ -163,6 +167,12 @@ class Batches:
 
     def _to(self, values: I64) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device, non_blocking=True)
+
+    def _blocks(self, blocks: BlockOrder) -> I64:
+        """The block of the ECG store in which each thing of a pass lies."""
+        ecgs = self.passed if len(self.passed) else self.examples.pair_ecg
+        edges = self.signals.signal.chunks.block_edges(blocks.block_bytes)
+        return np.searchsorted(edges, self.examples.row[ecgs], side="right") - 1
 
     def _check(self, num_ecgs: int, num_pairs: int) -> None:
         if "echo" in self.needs and not num_pairs:

@@ -1,10 +1,15 @@
 """Which rows make the batch of a step: pure functions of (seed, step), so that a position is one number.
 
-One stream passes the ECGs, another the echo pairs, each in a permutation of its own that is drawn anew for every pass.
+One stream passes the ECGs, another the echo pairs, each in a permutation of its own that is drawn anew for every pass. A table
+larger than memory is passed in blocks: they follow one another in random order and the rows of a pool of them are mixed. On a
+store in random order, as ours are, that meets rows as well mixed as a whole permutation would.
+
+Shape letters: N things of a stream, B blocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -15,6 +20,9 @@ import numpy.typing as npt
 from ecgecho.types import I64
 
 STREAMS = {"ecg": 1, "echo": 2, "view": 3, "kind": 4}
+BLOCK_BYTES = 4 << 20  # random reads of 4 MiB reach the disk's sequential speed, measured
+POOL = 64
+AHEAD = 16  # further blocks that are being read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +32,51 @@ class Draw:
     ecgs: I64
     pairs: I64
     pair_pass: I64
+
+    def slice(self, rank: int, ranks: int) -> Draw:
+        """What one of `ranks` processes takes of the batch; all slices together are the batch, whatever their number."""
+        ecgs, pairs = (_slice(len(part), rank, ranks) for part in (self.ecgs, self.pairs))
+        return Draw(ecgs=self.ecgs[ecgs], pairs=self.pairs[pairs], pair_pass=self.pair_pass[pairs])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockOrder:
+    """How a table larger than memory is passed; part of a run's state, because it decides the order."""
+
+    block_bytes: int = BLOCK_BYTES
+    pool: int = POOL
+    """Blocks whose rows are mixed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """The state of a sampler: all that decides which rows come next."""
+
+    seed: int
+    epoch: int
+    step: int
+    """Batches that were taken, over all epochs."""
+    global_batch: int
+    """Rows of a batch over all ranks."""
+    stores_sha256: str
+    """Of the content hashes of the stores that the rows are of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """The order of one pass by blocks, and when each block is needed."""
+
+    order: I64
+    """(N,) things."""
+    first: I64
+    """(B,) the place in `order` of the first thing of each block, N where it has none."""
+    last: I64
+    """(B,), -1 where it has none."""
+
+    def held(self, begin: int, end: int) -> I64:
+        """The blocks that are in use, or will be, between the places [begin, end), in the order of their first use."""
+        found = np.flatnonzero((self.first < end) & (self.last >= begin))
+        return found[np.argsort(self.first[found], kind="stable")]
 
 
 def philox(seed: int, stream: str, number: int) -> np.random.Generator:
@@ -37,14 +90,33 @@ def permutation(seed: int, stream: str, number: int, size: int) -> I64:
     return philox(seed, stream, number).permutation(size)
 
 
-def stretch(seed: int, stream: str, size: int, start: int, count: int) -> tuple[I64, I64]:
-    """Places [start, start + count) of the endless stream of passes over `size` things: which things, and the pass of each."""
+def block_pass(seed: int, stream: str, number: int, block_of: I64, pool: int) -> Pass:
+    """The order of pass `number` of things that lie in the blocks `block_of` (N,).
+
+    Block b begins at a time of its own, a permutation of 0, 1, 2, ..., and its things come at times uniform over the next
+    `pool`: things of `pool` blocks are mixed at any time, and no more than pool + 1 blocks are in use.
+    """
+    random = philox(seed, stream, number)
+    size, num_blocks = len(block_of), int(block_of.max(initial=-1)) + 1
+    time = random.permutation(num_blocks)[block_of] + pool * random.random(size)
+    order = np.argsort(time, kind="stable")
+    first, last = np.full(num_blocks, size), np.full(num_blocks, -1)
+    np.minimum.at(first, block_of[order], np.arange(size))
+    np.maximum.at(last, block_of[order], np.arange(size))
+    return Pass(order=order, first=first, last=last)
+
+
+def stretch(order: Callable[[int], I64], size: int, start: int, count: int) -> tuple[I64, I64]:
+    """Places [start, start + count) of the endless stream of passes over `size` things: which things, and the pass of each.
+
+    `order` gives the permutation of a pass.
+    """
     place = np.arange(start, start + count)
     number = place // size
     things = np.empty(count, np.int64)
     for n in np.unique(number):
         here = number == n
-        things[here] = permutation(seed, stream, int(n), size)[place[here] % size]
+        things[here] = order(int(n))[place[here] % size]
     return things, number
 
 
@@ -55,15 +127,28 @@ class Sampler:
     method that learns from echo alone) the pairs fill the batch and a pass over them is an epoch.
     single: a batch is all ECGs or all echo pairs. Within an epoch the kind is drawn uniformly while both have a whole batch
     left, and what does not fill a batch is dropped, as the reference does (EchoingECG src/datasets/sampler.py).
+
+    `block_of` (num_ecgs,), or (num_pairs,) where there are no ECGs to pass, makes that stream pass by blocks.
     """
 
     def __init__(
-        self, *, num_ecgs: int, num_pairs: int, batch_size: int, ratio: float, batches: Literal["joint", "single"], seed: int
+        self,
+        *,
+        num_ecgs: int,
+        num_pairs: int,
+        batch_size: int,
+        ratio: float,
+        batches: Literal["joint", "single"],
+        seed: int,
+        block_of: I64 | None = None,
+        pool: int = POOL,
     ) -> None:
         self.num_ecgs, self.num_pairs, self.batch_size, self.seed, self.batches = num_ecgs, num_pairs, batch_size, seed, batches
         wanted = min(max(round(ratio * batch_size), 1), batch_size - 1) if ratio > 0 and num_pairs else 0
         self.pairs_each = batch_size if num_ecgs == 0 else wanted
         self.ecgs_each = batch_size - self.pairs_each
+        self.block_of, self.pool = block_of, pool
+        self._passes: dict[int, Pass] = {}
         if batches == "single":
             self.kinds = np.repeat([0, 1], [num_ecgs // batch_size, num_pairs // batch_size])
 
@@ -74,13 +159,57 @@ class Sampler:
             return float(len(self.kinds))
         return self.num_ecgs / self.ecgs_each if self.num_ecgs else self.num_pairs / self.pairs_each
 
+    def position(self, step: int, stores_sha256: str) -> Position:
+        """The state after `step` batches."""
+        epoch = int(step / self.steps_per_epoch)
+        return Position(seed=self.seed, epoch=epoch, step=step, global_batch=self.batch_size, stores_sha256=stores_sha256)
+
     def draw(self, step: int) -> Draw:
         """The rows of step `step`."""
         if self.batches == "single":
             return self._draw_single(step)
-        ecgs, _ = stretch(self.seed, "ecg", max(self.num_ecgs, 1), step * self.ecgs_each, self.ecgs_each)
-        pairs, number = stretch(self.seed, "echo", max(self.num_pairs, 1), step * self.pairs_each, self.pairs_each)
+        ecgs, _ = stretch(self._ecgs, max(self.num_ecgs, 1), step * self.ecgs_each, self.ecgs_each)
+        pairs, number = stretch(self._pairs, max(self.num_pairs, 1), step * self.pairs_each, self.pairs_each)
         return Draw(ecgs=ecgs, pairs=pairs, pair_pass=number)
+
+    def held(self, step: int) -> list[int]:
+        """The blocks to hold, or to begin to read, at a step, in the order of their need; none without blocks."""
+        if self.block_of is None:
+            return []
+        size = len(self.block_of)
+        number, place = self._place(step)
+        ahead = self.batch_size + AHEAD * size // max(int(self.block_of.max()) + 1, 1)
+        found: list[int] = self._pass(number).held(place, place + ahead).tolist()
+        if place + ahead > size:
+            found += [b for b in self._pass(number + 1).held(0, place + ahead - size).tolist() if b not in set(found)]
+        return found
+
+    def _place(self, step: int) -> tuple[int, int]:
+        """The pass and the place in it where the stream that passes by blocks is at a step."""
+        if self.batches == "joint":
+            return divmod(step * (self.ecgs_each or self.pairs_each), self.num_ecgs or self.num_pairs)
+        epoch, place = divmod(step, len(self.kinds))
+        kinds = _kinds(self.seed, epoch, self.num_ecgs // self.batch_size, self.num_pairs // self.batch_size)
+        return epoch, int((kinds[:place] == int(self.num_ecgs == 0)).sum()) * self.batch_size
+
+    def _ecgs(self, number: int) -> I64:
+        if self.block_of is not None:
+            return self._pass(number).order
+        return permutation(self.seed, "ecg", number, max(self.num_ecgs, 1))
+
+    def _pairs(self, number: int) -> I64:
+        if self.block_of is not None and self.num_ecgs == 0:
+            return self._pass(number).order
+        return permutation(self.seed, "echo", number, max(self.num_pairs, 1))
+
+    def _pass(self, number: int) -> Pass:
+        """A pass by blocks; two are kept, because a batch can reach into the next."""
+        if number not in self._passes:
+            assert self.block_of is not None
+            self._passes = {n: p for n, p in self._passes.items() if abs(n - number) == 1}
+            stream = "ecg" if self.num_ecgs else "echo"
+            self._passes[number] = block_pass(self.seed, stream, number, self.block_of, self.pool)
+        return self._passes[number]
 
     def _draw_single(self, step: int) -> Draw:
         epoch, place = divmod(step, len(self.kinds))
@@ -89,11 +218,11 @@ class Sampler:
         none = np.empty(0, np.int64)
         if kinds[place] == 0:
             return Draw(
-                ecgs=permutation(self.seed, "ecg", epoch, self.num_ecgs)[start : start + self.batch_size],
+                ecgs=self._ecgs(epoch)[start : start + self.batch_size],
                 pairs=none,
                 pair_pass=none,
             )
-        pairs = permutation(self.seed, "echo", epoch, self.num_pairs)[start : start + self.batch_size]
+        pairs = self._pairs(epoch)[start : start + self.batch_size]
         return Draw(ecgs=none, pairs=pairs, pair_pass=np.full(len(pairs), epoch))
 
 
@@ -111,3 +240,8 @@ def _kinds(seed: int, epoch: int, num_ecg_batches: int, num_pair_batches: int) -
 def views(seed: int, number: int, num_clips: I64) -> I64:
     """(S,) which clip each study shows in pass `number`, uniform among its `num_clips`."""
     return np.minimum((philox(seed, "view", number).random(len(num_clips)) * num_clips).astype(np.int64), num_clips - 1)
+
+
+def _slice(count: int, rank: int, ranks: int) -> slice:
+    """The even share of a rank; where they cannot be equal, the first ranks have one more."""
+    return slice(*(count * r // ranks for r in (rank, rank + 1)))

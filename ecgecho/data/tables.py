@@ -1,4 +1,4 @@
-"""Stores as tables to gather rows from: on the GPU where they fit, else on the host, mapped or loaded as the store gives them.
+"""Stores as what training reads: ECGs in millivolts, moments of cines, and what must hold for stores to be read together.
 
 Shape letters: N rows of all stores, M rows asked for, C leads, L samples, D embedding.
 """
@@ -14,67 +14,46 @@ from torch import Tensor
 
 import embed_cache
 from ecgecho.config import digest, to_json
+from ecgecho.data.place import AnyPlace, Table
+from ecgecho.data.sampler import BlockOrder
 from ecgecho.types import F32, I64, EcgContract, Json, UserError
 
-DEVICE_SHARE = 0.5  # of the GPU's free memory; the rest is for the model and its activations
 CHUNK_ROWS = 1024
-
-
-class Column:
-    """One column of several stores, one after the other, behind one row number."""
-
-    def __init__(self, arrays: Sequence[npt.NDArray[np.generic]], device: torch.device) -> None:
-        self.ends = np.cumsum([len(a) for a in arrays])
-        self.device = device
-        num_bytes = sum(a.nbytes for a in arrays)
-        fits = device.type == "cuda" and num_bytes < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
-        self.arrays = arrays
-        self.tensor = torch.cat([torch.from_numpy(np.array(a)) for a in arrays]).to(device) if fits else None
-
-    def take(self, rows: I64) -> Tensor:
-        """(M,) -> (M, ...) on the device."""
-        if self.tensor is not None:
-            return self.tensor[torch.from_numpy(rows).to(self.device, non_blocking=True)]
-        return torch.from_numpy(self.take_host(rows)).to(self.device, non_blocking=True)
-
-    def take_host(self, rows: I64) -> npt.NDArray[np.generic]:
-        """(M,) -> (M, ...) on the host."""
-        if len(self.arrays) == 1:
-            return np.take(self.arrays[0], rows, axis=0)
-        which = np.searchsorted(self.ends, rows, side="right")
-        result = np.empty((len(rows), *self.arrays[0].shape[1:]), self.arrays[0].dtype)
-        for k, array in enumerate(self.arrays):
-            here = which == k
-            result[here] = array[rows[here] - (self.ends[k] - len(array))]
-        return result
 
 
 class SignalTable:
     """ECGs as int16 (N, C, L) with a scale (N, C) in mV and which leads hold a recording (N, C)."""
 
     def __init__(
-        self, stores: Sequence[embed_cache.EmbeddingStore], paths: Sequence[str], contract: EcgContract, device: torch.device
+        self,
+        stores: Sequence[embed_cache.EmbeddingStore],
+        paths: Sequence[str],
+        contract: EcgContract,
+        device: torch.device,
+        place: AnyPlace = "auto",
+        blocks: BlockOrder = BlockOrder(),
     ) -> None:
         for store, path in zip(stores, paths, strict=True):
             check_contract(store, path, contract)
         self.rows = rows_of(stores, paths)
-        self.signal = Column([s.array("signal") for s in stores], device)
-        self.scale = Column([s.array("scale") for s in stores], device)
-        self.lead_valid = Column([s.array("lead_valid") for s in stores], device)
+        self.signal = Table(stores, "signal", device, place, blocks)
+        self.scale = Table(stores, "scale", device)
+        self.lead_valid = Table(stores, "lead_valid", device)
 
     def take(self, rows: I64) -> tuple[Tensor, Tensor]:
         """(M,) -> mV (M, C, L) fp32, lead_valid (M, C) bool, on the device."""
-        return self.signal.take(rows).float() * self.scale.take(rows).float()[:, :, None], self.lead_valid.take(rows).bool()
+        scale, lead_valid = self.scale.gather(rows).float(), self.lead_valid.gather(rows).bool()
+        return self.signal.gather(rows).float() * scale[:, :, None], lead_valid
 
     def statistics(self, rows: I64) -> tuple[F32, F32]:
         """Per lead over the valid leads of `rows`: mean (C,) and standard deviation (C,), in mV, summed in fp64."""
-        leads = self.scale.arrays[0].shape[1]
+        (leads,) = self.scale.shape
         count, total, square = np.zeros(leads), np.zeros(leads), np.zeros(leads)
         for start in range(0, len(rows), CHUNK_ROWS):
             part = rows[start : start + CHUNK_ROWS]
-            signal = self.signal.take_host(part).astype(np.float64)
-            valid = self.lead_valid.take_host(part).astype(bool)
-            scale = np.where(valid, self.scale.take_host(part), 0).astype(np.float64)
+            signal = self.signal.gather_host(part).numpy().astype(np.float64)
+            valid = self.lead_valid.gather_host(part).numpy().astype(bool)
+            scale = np.where(valid, self.scale.gather_host(part).numpy(), 0).astype(np.float64)
             count += valid.sum(0) * signal.shape[2]
             total += (signal.sum(2) * scale).sum(0)
             square += (np.square(signal).sum(2) * np.square(scale)).sum(0)
@@ -102,18 +81,24 @@ class Normaliser:
 class EchoTable:
     """Teacher moments of cines, fp16 (N, 2, D), slot 0 the mean and slot 1 the standard deviation over a clip's frames."""
 
-    def __init__(self, stores: Sequence[embed_cache.EmbeddingStore], paths: Sequence[str], device: torch.device) -> None:
+    def __init__(
+        self,
+        stores: Sequence[embed_cache.EmbeddingStore],
+        paths: Sequence[str],
+        device: torch.device,
+        place: AnyPlace = "auto",
+    ) -> None:
         self.teacher = _one_teacher(stores, paths)
         self.rows = rows_of(stores, paths)
-        self.moments = Column([s.array("moments") for s in stores], device)
+        self.moments = Table(stores, "moments", device, place)
         self.num_frames = np.concatenate([s.index.column("num_frames").to_numpy() for s in stores])
-        self.dim = int(self.moments.arrays[0].shape[2])
+        self.dim = int(self.moments.shape[1])
 
     def merged(self, groups: Sequence[I64]) -> F32:
         """Moments over all frames of all clips of each group of rows: (len(groups), 2, D). Exact, by the frame counts."""
         result = np.empty((len(groups), 2, self.dim), np.float32)
         for k, rows in enumerate(groups):
-            moments = self.moments.take_host(rows).astype(np.float64)
+            moments = self.moments.gather_host(rows).double().numpy()  # numpy would be six times slower at this
             result[k] = merge_moments(moments[:, 0], moments[:, 1], self.num_frames[rows])
         return result
 

@@ -1,4 +1,4 @@
-"""Columns, moments, normalisation, augmentation and tokens."""
+"""Moments, normalisation, augmentation and tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ecgecho.config import DataOptions
 from ecgecho.data import augment
-from ecgecho.data.tables import Column, Normaliser, merge_moments
+from ecgecho.data.tables import Normaliser, merge_moments
 from ecgecho.data.texts import NUMBER, UNKNOWN, TokenTable, Words, key_of, prepared, split
 
 CPU = torch.device("cpu")
@@ -24,13 +24,6 @@ def test_merged_moments_are_those_of_all_frames_together(sizes, seed):
     merged = merge_moments(mean, std, np.array(sizes))
     np.testing.assert_allclose(merged[0], np.concatenate(clips).mean(0), atol=1e-9)
     np.testing.assert_allclose(merged[1], np.concatenate(clips).std(0), atol=1e-7)
-
-
-def test_several_arrays_are_gathered_as_one():
-    arrays = [np.arange(6).reshape(3, 2), np.arange(100, 108).reshape(4, 2), np.arange(200, 202).reshape(1, 2)]
-    rows = np.array([7, 0, 3, 2, 6, 3])
-    np.testing.assert_array_equal(Column(arrays, CPU).take(rows).numpy(), np.concatenate(arrays)[rows])
-    np.testing.assert_array_equal(Column(arrays[:1], CPU).take(rows[1:2]).numpy(), arrays[0][:1])
 
 
 def test_a_normalised_ecg_has_the_fitted_scale_and_nothing_on_invalid_leads():

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgecho.data.sampler import Sampler, permutation, stretch, views
+from ecgecho.data.sampler import AHEAD, Sampler, block_pass, permutation, stretch, views
 
 
-def sampler(num_ecgs=50, num_pairs=7, batch_size=8, ratio=0.25, batches="joint", seed=3):
-    return Sampler(num_ecgs=num_ecgs, num_pairs=num_pairs, batch_size=batch_size, ratio=ratio, batches=batches, seed=seed)
+def sampler(num_ecgs=50, num_pairs=7, batch_size=8, ratio=0.25, batches="joint", seed=3, **blocks):
+    return Sampler(
+        num_ecgs=num_ecgs, num_pairs=num_pairs, batch_size=batch_size, ratio=ratio, batches=batches, seed=seed, **blocks
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -19,7 +21,7 @@ def sampler(num_ecgs=50, num_pairs=7, batch_size=8, ratio=0.25, batches="joint",
 def test_a_stream_read_in_any_pieces_is_whole_passes_each_a_permutation(size, cuts, seed):
     pieces, start = [], 0
     for cut in cuts:
-        things, number = stretch(seed, "ecg", size, start, cut)
+        things, number = stretch(lambda n: permutation(seed, "ecg", n, size), size, start, cut)
         np.testing.assert_array_equal(number, np.arange(start, start + cut) // size)
         pieces.append(things)
         start += cut
@@ -82,3 +84,69 @@ def test_a_study_shows_each_clip_equally_often():
     for study, count in enumerate(num_clips):
         shares = np.bincount(shown[:, study], minlength=count) / 2000
         np.testing.assert_allclose(shares, 1 / count, atol=0.04)
+
+
+@settings(max_examples=40, deadline=None)
+@given(size=st.integers(1, 300), num_blocks=st.integers(1, 40), pool=st.integers(1, 8), seed=st.integers(0, 2**40))
+def test_a_pass_by_blocks_meets_everything_once_with_few_blocks_in_use(size, num_blocks, pool, seed):
+    block_of = np.random.default_rng(seed).integers(0, num_blocks, size)
+    made = block_pass(seed, "ecg", 0, block_of, pool)
+    assert sorted(made.order) == list(range(size))
+    for place in range(size):
+        in_use = made.held(place, place + 1)
+        assert block_of[made.order[place]] in in_use
+        assert len(in_use) <= pool + 1
+    ahead = made.held(0, size)
+    assert (np.diff(made.first[ahead]) > 0).all()
+
+
+def test_a_pass_by_blocks_differs_by_pass_and_seed_and_mixes_the_pool():
+    block_of = np.repeat(np.arange(40), 25)
+    first = block_pass(1, "ecg", 0, block_of, 8).order
+    np.testing.assert_array_equal(first, block_pass(1, "ecg", 0, block_of, 8).order)
+    assert not np.array_equal(first, block_pass(1, "ecg", 1, block_of, 8).order)
+    assert not np.array_equal(first, block_pass(2, "ecg", 0, block_of, 8).order)
+    inner = block_of[first][250:750].reshape(-1, 50)
+    assert np.mean([len(set(part)) for part in inner]) > 7
+
+
+@pytest.mark.parametrize("batches", ["joint", "single"])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_the_slices_of_any_number_of_ranks_are_the_batch(batches, blocks):
+    made = sampler(
+        num_pairs=30, batch_size=10, ratio=0.3, batches=batches, **({"block_of": np.arange(50) // 6} if blocks else {})
+    )
+    for step in range(12):
+        whole = made.draw(step)
+        for ranks in (1, 2, 3, 4):
+            parts = [made.draw(step).slice(rank, ranks) for rank in range(ranks)]
+            for name in ("ecgs", "pairs", "pair_pass"):
+                np.testing.assert_array_equal(np.concatenate([getattr(p, name) for p in parts]), getattr(whole, name))
+            assert max(len(p.ecgs) for p in parts) - min(len(p.ecgs) for p in parts) <= 1
+
+
+@pytest.mark.parametrize(("num_ecgs", "batches"), [(200, "joint"), (200, "single"), (0, "joint")])
+def test_the_blocks_of_a_batch_are_held_when_it_comes_and_each_is_read_once_a_pass(num_ecgs, batches):
+    block_of = np.random.default_rng(0).permutation(200) // 5
+    given = {"num_ecgs": num_ecgs, "num_pairs": 200 if num_ecgs == 0 else 20, "batches": batches}
+    made = sampler(**given, block_of=block_of, pool=4)
+    resumed = sampler(**given, block_of=block_of, pool=4)
+    begun, before = [], set()
+    num_steps = int(2 * made.steps_per_epoch)
+    for step in range(num_steps):
+        held, draw = made.held(step), made.draw(step)
+        assert set(block_of[draw.ecgs if num_ecgs else draw.pairs]) <= set(held)
+        assert len(held) <= 4 + 2 + AHEAD + 8
+        assert held == resumed.held(step) if step % 7 == 0 else True
+        begun += set(held) - before
+        before = set(held)
+    assert max(np.bincount(begun)) <= 3  # two passes, and the beginning of the third
+    assert (
+        made.draw(num_steps // 2).ecgs.tolist() == sampler(**given, block_of=block_of, pool=4).draw(num_steps // 2).ecgs.tolist()
+    )
+
+
+def test_a_position_says_all_that_decides_the_next_rows():
+    position = sampler().position(20, "abc")
+    assert (position.seed, position.epoch, position.step, position.global_batch) == (3, 2, 20, 8)
+    assert position.stores_sha256 == "abc"

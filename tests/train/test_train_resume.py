@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_world import quick_recipe
+from tiny_world import make_world, quick_recipe
 
 from ecgecho import plugins, state
+from ecgecho.data import sampler
 from ecgecho.train import train
 from ecgecho.types import UserError
 
@@ -64,23 +66,86 @@ def test_killed_inside_an_epoch_with_echo_pairs_and_resumed_equals_no_stop(world
 @pytest.mark.parametrize("method", plugins.names("methods"))
 def test_interrupted_saves_and_resumed_equals_no_stop(method, world, tmp_path, monkeypatch):
     recipe = quick_recipe(method)
-    real = state.step_seed
-
-    def ctrl_c(seed, step, purpose):
-        if step == 5:
-            signal.raise_signal(signal.SIGINT)
-        return real(seed, step, purpose)
-
-    monkeypatch.setattr(state, "step_seed", ctrl_c)
+    interrupt_at(5, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, **world.paths(), out=tmp_path / "stopped")
-    monkeypatch.setattr(state, "step_seed", real)
+    monkeypatch.undo()
     assert json.loads((tmp_path / "stopped" / "checkpoint" / "state.json").read_text())["step"] == 6
     assert json.loads((tmp_path / "stopped" / "run.json").read_text())["done"] is False
 
     train(recipe, **world.paths(), out=tmp_path / "stopped")
     train(recipe, **world.paths(), out=tmp_path / "whole")
     assert (tmp_path / "stopped" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("place", ["device", "pinned", "mapped", "auto"])
+def test_the_place_of_a_table_changes_no_byte_and_can_change_within_a_run(place, world, tmp_path, monkeypatch):
+    recipe = quick_recipe("echoing_ecg")
+    train(recipe, **world.paths(), out=tmp_path / "one")
+    interrupt_at(5, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(quick_recipe("echoing_ecg", f"data.place={place}"), **world.paths(), out=tmp_path / "two")
+    monkeypatch.undo()
+    train(quick_recipe("echoing_ecg", "data.place=blocks"), **world.paths(), out=tmp_path / "two")
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["blocks"] is None
+    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (tmp_path / "two" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("method", ["echoing_ecg", "supervised"])
+def test_a_run_by_blocks_resumed_from_another_place_equals_no_stop(method, world, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampler.BlockOrder, "__init__", small_blocks)
+    blocks = quick_recipe(method, "data.place=blocks")
+    train(blocks, **world.paths(), out=tmp_path / "whole")
+    interrupt_at(5, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(blocks, **world.paths(), out=tmp_path / "stopped")
+    monkeypatch.undo()
+    train(quick_recipe(method, "data.place=mapped"), **world.paths(), out=tmp_path / "stopped")
+    assert json.loads((tmp_path / "stopped" / "run.json").read_text())["blocks"] == {"block_bytes": 100_000, "pool": 3}
+    assert (tmp_path / "stopped" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert numbers(tmp_path / "stopped") == numbers(tmp_path / "whole")
+    train(quick_recipe(method), **world.paths(), out=tmp_path / "rows")
+    assert (tmp_path / "rows" / "model.safetensors").read_bytes() != (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def small_blocks(self, block_bytes=100_000, pool=3):
+    object.__setattr__(self, "block_bytes", block_bytes)
+    object.__setattr__(self, "pool", pool)
+
+
+def interrupt_at(wanted, monkeypatch):
+    real = state.step_seed
+
+    def ctrl_c(seed, step, purpose):
+        if step == wanted:
+            signal.raise_signal(signal.SIGINT)
+        return real(seed, step, purpose)
+
+    monkeypatch.setattr(state, "step_seed", ctrl_c)
+
+
+@pytest.mark.parametrize("field", ["seed", "global_batch", "stores_sha256"])
+def test_a_sampler_that_would_meet_other_rows_is_refused_by_the_field_that_differs(field, tmp_path):
+    here = {"seed": 1, "epoch": 0, "step": 10, "global_batch": 16, "stores_sha256": "ab"}
+    saved = made_state(1.0, 10)
+    state.save(tmp_path, dataclasses.replace(saved, sampler=here), "run")
+    assert state.restore(tmp_path, made_state(1.0, 0), "run", lambda step: {**here, "step": step}).sampler == here
+    with pytest.raises(UserError, match=f"{field} was .* and is 99"):
+        state.restore(tmp_path, made_state(1.0, 0), "run", lambda step: {**here, field: 99})
+
+
+def test_a_checkpoint_holds_the_samplers_state_and_another_batch_or_store_is_refused_by_name(world, tmp_path, monkeypatch):
+    interrupt_at(5, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(quick_recipe("supervised"), **world.paths(), out=tmp_path / "run")
+    monkeypatch.undo()
+    found = json.loads((tmp_path / "run" / "checkpoint" / "state.json").read_text())["sampler"]
+    assert (found["step"], found["global_batch"], found["seed"], len(found["stores_sha256"])) == (6, 16, 0, 64)
+    with pytest.raises(UserError, match=r"data\.batch_size was 16 and is 8"):
+        train(quick_recipe("supervised", "data.batch_size=8"), **world.paths(), out=tmp_path / "run")
+    other = make_world(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match="ecgs was"):
+        train(quick_recipe("supervised"), catalogs=[world.catalog], ecgs=[other.ecg], out=tmp_path / "run")
 
 
 def made_state(value: float, step: int) -> state.TrainState:
