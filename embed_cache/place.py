@@ -24,7 +24,7 @@ TEMPORARY = re.compile(r"\.(\d+)\.tmp$")  # NAME.<number of the writer>.tmp
 MAX_JSON_BYTES = 1 << 30  # a head of 20 million rows stays below 20 MB
 STALE_S = 3600.0
 """A temporary of this age belongs to nobody: writing one takes seconds. A writer whose temporary vanishes writes it again."""
-_REMOTE = re.compile(r"(s3|s3a|gs|memory):/{1,2}(?=[^/])")
+_REMOTE = re.compile(r"(s3|gs):/{1,2}(?=[^/])")
 
 
 class Piece(Protocol):
