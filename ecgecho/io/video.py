@@ -1,20 +1,34 @@
-"""AVI and MP4 -> EchoClip, through decord. Such files have no tags: kind is taken as b_mode, times come from the frame rate."""
+"""AVI and MP4 -> EchoClip, through PyAV. Such files have no tags: kind is taken as b_mode, and there are no regions.
+
+All or nothing: the frames that the container promises, the packets that are there and the frames that come out must agree in
+number, and the decoder must have seen no damage; a clip of fewer or mended frames is never returned. Which decoder, and why:
+docs/decoding.md. Where PyAV is not installed, decord takes its place (video_decord).
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import math
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from ecgecho.io.files import MAX_BYTES, size_of
-from ecgecho.types import EchoClip, ItemError
+from ecgecho.types import F32, EchoClip, ItemError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DEFAULT_FRAME_MS = 1000.0 / 30.0
 """Assumed, and said so in `defects`, where a file has no frame rate."""
+MAX_STEP_MS = 1000.0
+"""Longer pauses between frames are no cine's; such times are not believed."""
+STRICT = {"err_detect": "explode", "threads": "1"}
+"""The decoder refuses what it would otherwise conceal: grey or smeared blocks of a damaged frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,70 +50,66 @@ def container_of(head: bytes) -> str:
     return "mp4" if head[4:8] == b"ftyp" else ""
 
 
+def decoder() -> str:
+    """ "av" or "decord": what reads videos here. Its version belongs into the provenance of what is made from them."""
+    return "av" if importlib.util.find_spec("av") else "decord"
+
+
 def read(path: Path) -> EchoClip:
     """All frames of a video."""
-    reader, header = _open(path)
-    if header.num_frames < 2:
-        raise ItemError("still", f"{path.name} has one frame; a cine is wanted", outcome="excluded")
-    frames = np.empty((header.num_frames, header.rows, header.columns, 3), np.uint8)
-    try:
-        for number in range(header.num_frames):
-            frames[number] = reader.next().asnumpy()
-    except StopIteration as err:
-        raise ItemError(
-            "frame_count_differs", f"{path.name}: the header says {header.num_frames} frames, {number} are there"
-        ) from err
-    except MemoryError:
-        raise
-    except Exception as err:
-        raise ItemError("undecodable", f"{path.name}, frame {number}: {_first_line(err)}") from err
-    return EchoClip(
-        frames=frames,
-        frame_time_ms=(np.arange(header.num_frames) * header.frame_time_ms).astype(np.float32),
-        regions=(),
-        kind="b_mode",
-        cm_per_px=None,
-        defects=header.defects,
-    )
+    if decoder() == "decord":
+        from ecgecho.io import video_decord
+
+        header, frames = video_decord.read(path)
+        return _clip(header, frames, [])
+    with _readable(path), path.open("rb") as file:
+        header = _scan(file, path)
+        if header.num_frames < 2:
+            raise ItemError("still", f"{path.name} has one frame; a cine is wanted", outcome="excluded")
+        frames, times = _decode(file, header, path.name)
+    return _clip(header, frames, times)
 
 
 def scan(path: Path) -> VideoHeader:
-    """The container's header."""
-    return _open(path)[1]
+    """The container's header, held against the packets that are there; nothing is decoded."""
+    if decoder() == "decord":
+        from ecgecho.io import video_decord
+
+        return video_decord.scan(path)
+    with _readable(path), path.open("rb") as file:
+        return _scan(file, path)
 
 
-def _open(path: Path) -> tuple[Any, VideoHeader]:
-    # decord asks again 10,240 times for a frame that a truncated file does not hold; that takes minutes.
-    os.environ.setdefault("DECORD_EOF_RETRY_MAX", "64")
-    import decord
-
+def checked_header(path: Path) -> tuple[str, int]:
+    """The container, and the frames an AVI's header promises (0: nothing is promised); refuses one that is cut."""
     size = size_of(path)
     with path.open("rb") as file:
         head = file.read(512)
     container = container_of(head)
-    promised = _check_avi(head, size, path.name) if container == "avi" else 0
-    decord.logging.set_level(decord.logging.FATAL)
-    try:
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-        num_frames = len(reader)
-        rate = float(reader.get_avg_fps())
-        rows, columns = _shape(reader)
-        reader.seek(0)
-    except MemoryError:
-        raise
-    except Exception as err:
-        raise ItemError("undecodable", f"{path.name}: {_first_line(err)}") from err
-    if num_frames < 1:
-        raise ItemError("undecodable", f"{path.name} holds no frame")
+    if container != "avi":
+        return container, 0
+    # Writers that were stopped leave 0 or the largest number in place of the size.
+    announced = int.from_bytes(head[4:8], "little")
+    if size < announced + 8 and announced < 0xFFFFFF00:
+        raise ItemError("truncated", f"{path.name}: {announced + 8} bytes are announced, {size} are there")
+    at = head.find(b"avih")
+    return container, int.from_bytes(head[at + 24 : at + 28], "little") if at >= 0 else 0
+
+
+def make_header(name: str, container: str, *, num_frames: int, promised: int, shape: tuple[int, int], rate: float) -> VideoHeader:
+    """A header whose numbers are believable, or ItemError."""
+    rows, columns = shape
+    if num_frames < 1 or rows < 1 or columns < 1:
+        raise ItemError("undecodable", f"{name} holds no frame")
     if num_frames < promised:
-        raise ItemError("frame_count_differs", f"{path.name}: the header says {promised} frames, {num_frames} are there")
+        raise ItemError("frame_count_differs", f"{name}: the header says {promised} frames, {num_frames} are there")
     if num_frames * rows * columns * 3 > MAX_BYTES:
-        raise ItemError("too_large", f"{path.name}: {num_frames} frames of {rows} x {columns} need more than {MAX_BYTES} bytes")
+        raise ItemError("too_large", f"{name}: {num_frames} frames of {rows} x {columns} need more than {MAX_BYTES} bytes")
     defects = ["no_regions"]
     if not (math.isfinite(rate) and 1.0 <= rate <= 1000.0):
         defects.append("frame_time_assumed")
         rate = 1000.0 / DEFAULT_FRAME_MS
-    return reader, VideoHeader(
+    return VideoHeader(
         container=container,
         num_frames=num_frames,
         rows=rows,
@@ -109,21 +119,94 @@ def _open(path: Path) -> tuple[Any, VideoHeader]:
     )
 
 
-def _check_avi(head: bytes, size: int, name: str) -> int:
-    """The frames an AVI's header promises. The library counts those that are there and says nothing of the rest."""
-    # Writers that were stopped leave 0 or the largest number in place of the size.
-    announced = int.from_bytes(head[4:8], "little")
-    if size < announced + 8 and announced < 0xFFFFFF00:
-        raise ItemError("truncated", f"{name}: {announced + 8} bytes are announced, {size} are there")
-    at = head.find(b"avih")
-    return int.from_bytes(head[at + 24 : at + 28], "little") if at >= 0 else 0
+def _clip(header: VideoHeader, frames: Any, times_ms: Sequence[float | None]) -> EchoClip:
+    found = _believable(times_ms)
+    defects = header.defects
+    if found is None:
+        found = (np.arange(len(frames)) * header.frame_time_ms).astype(np.float32)
+    else:
+        defects = tuple(defect for defect in defects if defect != "frame_time_assumed")
+    return EchoClip(frames=frames, frame_time_ms=found, regions=(), kind="b_mode", cm_per_px=None, defects=defects)
 
 
-def _shape(reader: Any) -> tuple[int, int]:
-    rows, columns, _ = reader[0].shape
-    return int(rows), int(columns)
+def _believable(times_ms: Sequence[float | None]) -> F32 | None:
+    """(T,) ms since the first frame, where every frame has a time and they rise by steps that a cine has."""
+    known = np.array([time for time in times_ms if time is not None], np.float64)
+    if len(known) < 2 or len(known) != len(times_ms):
+        return None
+    steps = np.diff(known)
+    return (known - known[0]).astype(np.float32) if ((steps > 0) & (steps <= MAX_STEP_MS)).all() else None
 
 
-def _first_line(err: Exception) -> str:
-    # decord's messages carry a C++ stack and absolute paths.
-    return type(err).__name__
+def _scan(file: BinaryIO, path: Path) -> VideoHeader:
+    """Counts the packets without decoding them; `file` is left at its beginning."""
+    container, promised = checked_header(path)
+    with _opened(file, container) as (source, stream):
+        num_packets = 0
+        for packet in source.demux(stream):
+            if packet.is_corrupt:
+                raise ItemError("truncated", f"{path.name} ends or is damaged inside frame {num_packets}")
+            num_packets += packet.size > 0  # the last one is empty, and says that no more come
+        promised = max(promised, stream.frames)
+        rate = float(stream.average_rate or stream.guessed_rate or 0.0)
+        shape = (int(stream.codec_context.height), int(stream.codec_context.width))
+    return make_header(path.name, container, num_frames=num_packets, promised=promised, shape=shape, rate=rate)
+
+
+def _decode(file: BinaryIO, header: VideoHeader, name: str) -> tuple[Any, list[float | None]]:
+    """Frames (T, H, W, 3) and their times in ms."""
+    from av.video.reformatter import VideoReformatter
+
+    frames = np.empty((header.num_frames, header.rows, header.columns, 3), np.uint8)
+    times: list[float | None] = []
+    to_rgb = VideoReformatter()
+    with _opened(file, header.container) as (source, stream):
+        for packet in source.demux(stream):
+            for frame in packet.decode():
+                number = len(times)
+                if frame.is_corrupt:
+                    raise ItemError("undecodable", f"{name}, frame {number}: the decoder found it damaged")
+                if number == header.num_frames:
+                    raise ItemError("frame_count_differs", f"{name}: more frames come out than the {number} that are in it")
+                if (frame.height, frame.width) != (header.rows, header.columns):
+                    raise ItemError("undecodable", f"{name}, frame {number} is of another size than the header says")
+                frames[number] = to_rgb.reformat(frame, format="rgb24").to_ndarray()
+                times.append(None if frame.pts is None else float(frame.pts * frame.time_base) * 1000.0)
+    if len(times) != header.num_frames:
+        raise ItemError(
+            "frame_count_differs", f"{name}: {header.num_frames} frames are in it, the decoder gives {len(times)} of them"
+        )
+    return frames, times
+
+
+@contextmanager
+def _opened(file: BinaryIO, container: str) -> Iterator[tuple[Any, Any]]:
+    """The container and its video stream. From an open file and of a stated format: no name is ever taken for an address."""
+    import av
+
+    # All frames of the file: a damaged edit list or table of times hides some of them without a word.
+    options = {"ignore_editlist": "1"} if container == "mp4" else {}
+    file.seek(0)
+    with av.open(file, mode="r", format=container, options=options) as source:
+        stream = source.streams.best("video")
+        # Decoding a stream whose parameters could not be read ends the process (PyAV issue 2344).
+        if stream is None or stream.codec_context is None:
+            raise ItemError("undecodable", "no video stream that can be decoded")
+        stream.codec_context.options = STRICT
+        yield source, stream
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """FFmpeg meets damaged bytes with many exceptions, whose texts hold absolute paths; the user gets one."""
+    from av.error import FFmpegError
+
+    size_of(path)
+    try:
+        yield
+    except (ItemError, MemoryError):
+        raise
+    except Exception as err:
+        if isinstance(err, OSError) and not isinstance(err, FFmpegError):
+            raise ItemError("unreadable", f"{path.name}: {err.strerror}", permanent=False) from err
+        raise ItemError("undecodable", f"{path.name}: {getattr(err, 'strerror', None) or type(err).__name__}") from err

@@ -1,0 +1,491 @@
+"""Which decoder reads a damaged video honestly, and what does a smaller JPEG cost a teacher?
+
+    python benchmarks/decoders.py video --out benchmarks/results/decoders_YYYYMM.md
+    python benchmarks/decoders.py jpeg --out benchmarks/results/decode_jpeg_YYYYMM.md
+    python benchmarks/decoders.py nvjpeg --out benchmarks/results/decode_nvjpeg_YYYYMM.md     (needs a GPU; has never run)
+
+`video`: small AVI and MP4 files, each damaged in many ways, each read by each decoder in a process that can be killed. What
+comes out is held against what the same decoder makes of the whole file: equal, an error, too few frames without a word, other
+pixels without a word, a crash, a hang. Then frames a second and memory on whole files, and whose frame times are right.
+
+`jpeg`: simulated cines at 708 x 1016 and the real one that pydicom ships, decoded in full and DCT-scaled: time, the mask of the
+sector, drawing that the mask lets through, and the cosine distance of the demo teacher's vector.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import io
+import os
+import platform
+import shlex
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ecgecho.io.workers import Done, ItemFailure, run_bounded
+from ecgecho.simulate.echo import VIEWS, draw, shoot
+from ecgecho.simulate.heart import draw_heart, stream
+
+SEED = 20_261
+SMALL, SMALL_FRAMES = (180, 240), 24
+LARGE, LARGE_FRAMES = (708, 1016), 48
+TIMEOUT_S = 6.0
+"""A whole file takes 0.02 to 0.1 s."""
+MEMORY_BYTES = 2 << 30
+REPEATS = 9
+OUTCOMES = ("right", "error", "fewer or more frames", "other pixels", "crash", "hang", "memory")
+
+
+# --- decoders: path -> frames (T, H, W, 3) uint8
+
+
+def by_decord(path: str) -> np.ndarray:
+    """As its users write it."""
+    import decord
+
+    decord.logging.set_level(decord.logging.FATAL)
+    reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+    return np.stack([reader[number].asnumpy() for number in range(len(reader))])
+
+
+def by_decord_checked(path: str) -> np.ndarray:
+    """Behind ecgecho's checks of the container: what was the default before."""
+    from ecgecho.io import video_decord
+
+    return video_decord.read(Path(path))[1]
+
+
+def by_pyav(path: str) -> np.ndarray:
+    """As its users write it."""
+    import av
+
+    with av.open(path) as source:
+        stream = source.streams.video[0]
+        stream.codec_context.thread_count = 1
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in source.decode(stream)])
+
+
+def by_pyav_strict(path: str) -> np.ndarray:
+    """ecgecho.io.video: damage is refused, and frames are counted against packets and header."""
+    from ecgecho.io import video
+
+    return video.read(Path(path)).frames
+
+
+def by_torchcodec(path: str) -> np.ndarray:
+    """As its users write it."""
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
+    return decoder.get_frames_in_range(0, len(decoder)).data.numpy()
+
+
+def by_torchcodec_checked(path: str) -> np.ndarray:
+    """Behind ecgecho's checks of the container, frames counted against the header."""
+    from torchcodec.decoders import VideoDecoder
+
+    from ecgecho.io import video
+
+    _, promised = video.checked_header(Path(path))
+    decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
+    promised = max(promised, decoder.metadata.num_frames_from_header or 0)
+    if len(decoder) < promised:
+        raise ValueError(f"{promised} frames are promised, {len(decoder)} are there")
+    return decoder.get_frames_in_range(0, len(decoder)).data.numpy()
+
+
+def by_opencv(path: str) -> np.ndarray:
+    """As its users write it."""
+    reader = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    frames = []
+    while True:
+        there, frame = reader.read()
+        if not there:
+            return np.stack(frames)
+        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+
+
+DECODERS: dict[str, Callable[[str], np.ndarray]] = {
+    "decord": by_decord,
+    "decord, checked": by_decord_checked,
+    "PyAV": by_pyav,
+    "PyAV, strict": by_pyav_strict,
+    "torchcodec": by_torchcodec,
+    "torchcodec, checked": by_torchcodec_checked,
+    "OpenCV": by_opencv,
+}
+
+
+def times_of(decoder: str, path: str) -> np.ndarray | None:
+    """(T,) ms since the first frame, by a decoder's own interface."""
+    if decoder == "decord":
+        import decord
+
+        reader = decord.VideoReader(path, num_threads=1)
+        found = reader.get_frame_timestamp(range(len(reader)))[:, 0] * 1000.0
+    elif decoder == "PyAV, strict":
+        from ecgecho.io import video
+
+        found = video.read(Path(path)).frame_time_ms
+    elif decoder == "torchcodec":
+        from torchcodec.decoders import VideoDecoder
+
+        found = VideoDecoder(path).get_frames_in_range(0, len(VideoDecoder(path))).pts_seconds.numpy() * 1000.0
+    else:
+        reader, found = cv2.VideoCapture(path, cv2.CAP_FFMPEG), []
+        while reader.grab():
+            found.append(reader.get(cv2.CAP_PROP_POS_MSEC))
+    return np.asarray(found, np.float64) - found[0]
+
+
+# --- good files
+
+
+def picture_frames(frames: int, size: tuple[int, int]) -> np.ndarray:
+    """A simulated cine with its burned-in trace and text."""
+    heart = draw_heart(stream(SEED, 0, "heart"), enrich=False)
+    rng = stream(SEED, 0, "echo")
+    return draw(heart, shoot(heart, VIEWS[0], rng, frames=frames, size=size), rng).frames
+
+
+def with_opencv(path: Path, frames: np.ndarray, code: str) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), 50.0, (frames.shape[2], frames.shape[1]))
+    for frame in frames:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+
+
+def with_h264(path: Path, frames: np.ndarray, *, index_first: bool, times_ms: Sequence[int] | None = None) -> None:
+    import av
+
+    with av.open(str(path), "w", options={"movflags": "faststart"} if index_first else {}) as target:
+        stream_ = target.add_stream("libx264", rate=50, options={"bf": "2", "crf": "18"})
+        stream_.height, stream_.width, stream_.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        stream_.codec_context.time_base = Fraction(1, 1000)
+        for number, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = times_ms[number] if times_ms else 20 * number, Fraction(1, 1000)
+            target.mux(stream_.encode(picture))
+        target.mux(stream_.encode(None))
+
+
+def write_files(folder: Path, frames: np.ndarray) -> dict[str, Path]:
+    made = {
+        "Motion JPEG, AVI": folder / "mjpeg.avi",
+        "MPEG-4, AVI": folder / "mpeg4.avi",
+        "MPEG-4, MP4": folder / "mpeg4.mp4",
+        "H.264, MP4": folder / "h264.mp4",
+        "H.264, MP4, index first": folder / "h264_first.mp4",
+    }
+    paths = list(made.values())
+    for path, code in zip(paths, ("MJPG", "XVID", "mp4v"), strict=False):
+        with_opencv(path, frames, code)
+    with_h264(paths[3], frames, index_first=False)
+    with_h264(paths[4], frames, index_first=True)
+    return made
+
+
+# --- damage
+
+
+def damaged(data: bytes, *, avi: bool) -> Iterator[tuple[str, bytes]]:
+    """(the kind of damage, the bytes)."""
+    random = np.random.default_rng(len(data))
+    size = len(data)
+    for share in (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999):
+        yield "cut", data[: int(share * size)]
+    for lost in (1, 16):
+        yield "cut", data[:-lost]
+    for _ in range(12):
+        yield "one byte changed", changed(data, random.integers(size, size=1), random)
+    for _ in range(6):
+        yield "twenty bytes changed", changed(data, random.integers(size, size=20), random)
+    start, stop = (0, 2048) if avi else span_of_index(data)
+    for _ in range(8):
+        yield "four bytes of the index changed", changed(data, random.integers(start, stop, size=4), random)
+    for length, count in ((512, 6), (4096, 3)):
+        for at in random.integers(size - length, size=count):
+            yield "a block of zeros", data[:at] + bytes(length) + data[at + length :]
+    for at in random.integers(size - 64, size=4):
+        yield "64 bytes lost", data[:at] + data[at + 64 :]
+    for wanted in (SMALL_FRAMES + 1, 2 * SMALL_FRAMES, 1_000_000, 0xFFFFFFF0):
+        yield "more frames promised", promising(data, wanted, avi=avi)
+    picture = io.BytesIO(cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()).getvalue()
+    for other in (b"", data[:1], data[:12], b"These are notes, no video.\n" * 50, picture, data[:12] + random.bytes(20_000)):
+        yield "no video at all", other
+
+
+def changed(data: bytes, places: np.ndarray, random: np.random.Generator) -> bytes:
+    out = bytearray(data)
+    for place in places:
+        out[place] ^= int(random.integers(1, 256))
+    return bytes(out)
+
+
+def span_of_index(data: bytes) -> tuple[int, int]:
+    """Of an MP4's moov box."""
+    at = data.index(b"moov") - 4
+    return at, at + int.from_bytes(data[at : at + 4], "big")
+
+
+def promising(data: bytes, frames: int, *, avi: bool) -> bytes:
+    """The same file with another number of frames in its header."""
+    out = bytearray(data)
+    if avi:
+        for name, offset in ((b"avih", 24), (b"strh", 40)):
+            at = out.index(name) + offset
+            assert struct.unpack_from("<L", out, at)[0] == SMALL_FRAMES
+            struct.pack_into("<L", out, at, frames)
+    else:  # the tables of sizes and of durations
+        for name, offset in ((b"stsz", 12), (b"stts", 12)):
+            struct.pack_into(">L", out, out.index(name) + offset, frames)
+    return bytes(out)
+
+
+# --- judging, in a process that can be killed
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One file for one decoder."""
+
+    decoder: str
+    path: str
+    truth: str
+    """An .npy of what the decoder makes of the whole file."""
+
+
+def judge(trial: Trial) -> str:
+    frames = DECODERS[trial.decoder](trial.path)
+    truth = np.load(trial.truth, mmap_mode="r")
+    if len(frames) != len(truth):
+        return "fewer or more frames"
+    return "right" if frames.shape == truth.shape and np.array_equal(frames, truth) else "other pixels"
+
+
+def verdict(result: Done[str] | ItemFailure) -> str:
+    if isinstance(result, Done):
+        return result.value
+    return {"timeout": "hang", "decoder_died": "crash", "out_of_memory": "memory"}.get(result.code, "error")
+
+
+@dataclass(frozen=True)
+class Speed:
+    frames_per_s: float
+    memory_mb: float
+
+
+def measure(task: tuple[str, str]) -> Speed:
+    """In a process of its own: processor time of the quickest of some reads, and the peak of memory above the imports."""
+    decoder, path = task
+    read = DECODERS[decoder]
+    imports(decoder)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory starts anew
+    before = resident("VmRSS")
+    num_frames = len(read(path))
+    spent = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        read(path)
+        spent.append(time.process_time() - start)
+    return Speed(num_frames / min(spent), resident("VmHWM") - before)
+
+
+def resident(name: str) -> float:
+    """MB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+
+def imports(decoder: str) -> None:
+    """Before the memory bound, which counts what comes after. FFmpeg's complaints are not read here."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    if "decord" in decoder:
+        import decord  # noqa: F401
+    elif "torchcodec" in decoder:
+        import torchcodec.decoders  # noqa: F401
+    elif "PyAV" in decoder:
+        import av  # noqa: F401
+
+
+def versions() -> dict[str, str]:
+    """Of the decoders that load here; the others with their first line of complaint."""
+    found = {"OpenCV": cv2.__version__}
+    for name, module in (("decord", "decord"), ("PyAV", "av"), ("torchcodec", "torchcodec.decoders")):
+        code = f"import {module}, importlib.metadata as m; print(m.version('{module.split('.', maxsplit=1)[0]}'))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        found[name] = done.stdout.strip() if done.returncode == 0 else f"does not load: {done.stderr.strip().splitlines()[-1]}"
+    return found
+
+
+# --- video
+
+
+def video(out: Path) -> None:
+    have = versions()
+    names = [name for name in DECODERS if not have[name.split(",")[0]].startswith("does not")]
+    tally: dict[str, dict[str, Counter[str]]] = {name: defaultdict(Counter) for name in names}
+    by_file: dict[str, dict[str, Counter[str]]] = {name: defaultdict(Counter) for name in names}
+    spent: dict[str, float] = {}
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder_name:
+        folder = Path(folder_name)
+        frames = picture_frames(SMALL_FRAMES, SMALL)
+        good = write_files(folder, frames)
+        truths: dict[str, np.ndarray] = {}
+        trials: list[tuple[str, str, Path]] = []
+        for file, path in good.items():
+            for number, (kind, data) in enumerate(damaged(path.read_bytes(), avi=path.suffix == ".avi")):
+                bad = folder / f"{path.stem}_{number}{path.suffix}"
+                bad.write_bytes(data)
+                trials.append((file, kind, bad))
+        for name in names:
+            start = time.perf_counter()
+            tasks = []
+            for file, path in good.items():
+                truths[f"{name}/{file}"] = truth = DECODERS[name](str(path))
+                assert truth.shape == frames.shape, (name, file, truth.shape)
+                np.save(folder / f"truth_{len(truths)}.npy", truth)
+                tasks += [Trial(name, str(bad), str(folder / f"truth_{len(truths)}.npy")) for f, _, bad in trials if f == file]
+            results = run_bounded(
+                judge,
+                tasks,
+                workers=1,
+                timeout_s=TIMEOUT_S,
+                memory_bytes=MEMORY_BYTES,
+                initializer=functools.partial(imports, name),
+            )
+            for position, result in results:
+                file, kind, _ = trials[position]
+                tally[name][kind][verdict(result)] += 1
+                by_file[name][file][verdict(result)] += 1
+            spent[name] = time.perf_counter() - start
+            print(name, dict(sum(tally[name].values(), Counter())), f"{spent[name]:.0f} s", flush=True)
+        agree = {
+            name: max(int(np.abs(truths[f"{name}/{f}"].astype(int) - truths[f"PyAV, strict/{f}"]).max()) for f in good)
+            for name in names
+        }
+        times = time_errors(folder, frames, names)
+        large = write_files(folder, picture_frames(LARGE_FRAMES, LARGE))
+        speeds = {
+            (name, file): one(run_bounded(measure, [(name, str(path))], workers=1, timeout_s=120, memory_bytes=0))
+            for file, path in list(large.items())[:4]
+            for name in names
+        }
+    kinds = list(tally[names[0]])
+    text = [
+        "# Video decoders on damaged files, and their speed",
+        "",
+        *head(out, "video", load),
+        "- " + ", ".join(f"{name} {version}" for name, version in have.items()),
+        f"- {len(trials)} damaged files: {len(good)} simulated cines of {SMALL_FRAMES} frames of {SMALL[0]} x {SMALL[1]}, each"
+        f" damaged in {len(trials) // len(good)} ways; one thread, one process, at most {TIMEOUT_S:g} s and"
+        f" {MEMORY_BYTES >> 30} GiB a file",
+        '- "right": all frames, every pixel as that decoder gives it from the whole file. "checked", "strict": with the checks of'
+        " ecgecho.io around the library; without: the library as its users call it",
+        "",
+        "| decoder | " + " | ".join(OUTCOMES) + " | wrong without a word | s for all |",
+        "|---|" + "---|" * (len(OUTCOMES) + 2),
+    ]
+    for name in names:
+        total = sum(tally[name].values(), Counter())
+        silent = total["fewer or more frames"] + total["other pixels"]
+        share = f"{100 * silent / len(trials):.0f} %"
+        text.append(f"| {name} | " + " | ".join(str(total[o]) for o in OUTCOMES) + f" | {silent} ({share}) | {spent[name]:.0f} |")
+    text += ["", "Wrong without a word (too few frames, or other pixels), by kind of damage:", ""]
+    text += ["| damage | files | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
+    for kind in kinds:
+        row = [tally[name][kind]["fewer or more frames"] + tally[name][kind]["other pixels"] for name in names]
+        text.append(f"| {kind} | {sum(tally[names[0]][kind].values())} | " + " | ".join(map(str, row)) + " |")
+    text += ["", "The same, by file:", "", "| file | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for file in good:
+        row = [by_file[name][file]["fewer or more frames"] + by_file[name][file]["other pixels"] for name in names]
+        text.append(f"| {file} | " + " | ".join(map(str, row)) + " |")
+    text += [
+        "",
+        f"Whole files, {LARGE_FRAMES} frames of {LARGE[0]} x {LARGE[1]}, the quickest of {REPEATS} reads in a process of its"
+        " own, told to use one thread: frames for each second of processor time (all threads together; wall time says more of"
+        " other work on the machine), and in brackets the peak of memory above the imports, in MB"
+        f" (the frames themselves are {LARGE_FRAMES * LARGE[0] * LARGE[1] * 3 / 2**20:.0f} MB).",
+        "",
+        "| file | " + " | ".join(names) + " |",
+        "|---|" + "---|" * len(names),
+    ]
+    for file in list(large)[:4]:
+        cells = [f"{speeds[name, file].frames_per_s:.0f} ({speeds[name, file].memory_mb:.0f})" for name in names]
+        text.append(f"| {file} | " + " | ".join(cells) + " |")
+    text += ["", "Greatest difference of a pixel from PyAV's, over the five small whole files:", ""]
+    text += [", ".join(f"{name} {value}" for name, value in agree.items()) + ".", ""]
+    text += ["Frame times of an MP4 whose frames lie 20, 33 and 47 ms apart by turns, greatest error in ms:", ""]
+    text += [", ".join(f"{name} {value:.2f}" for name, value in times.items()) + "."]
+    out.write_text("\n".join(text) + "\n", encoding="utf-8")
+    print("\n".join(text))
+
+
+def time_errors(folder: Path, frames: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    wanted = [0, *np.cumsum([(20, 33, 47)[number % 3] for number in range(SMALL_FRAMES - 1)]).tolist()]
+    path = folder / "uneven.mp4"
+    with_h264(path, frames, index_first=False, times_ms=wanted)
+    found = {name: times_of(name, str(path)) for name in ("decord", "PyAV, strict", "torchcodec", "OpenCV") if name in names}
+    return {
+        name: float(np.abs(times - wanted).max()) if times is not None and len(times) == len(wanted) else float("nan")
+        for name, times in found.items()
+    }
+
+
+def one(results: Iterator[tuple[int, Done[Any] | ItemFailure]]) -> Any:
+    _, result = next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert isinstance(result, Done), result
+    return result.value
+
+
+# --- what every result says of itself
+
+
+def head(out: Path, command: str, load: float) -> list[str]:
+    words = shlex.join(["python", "benchmarks/decoders.py", command, "--out", f"benchmarks/results/{out.name}"])
+    return [
+        f"- machine: {os.cpu_count()} cores of {processor()}, no GPU, Python {platform.python_version()}",
+        f"- date: {datetime.date.today()}, commit {commit()}",
+        f"- command: `{words}`",
+        f"- load of the machine at the start: {load:.1f}",
+    ]
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def commit() -> str:
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=("video", "jpeg", "nvjpeg"))
+    parser.add_argument("--out", type=Path, required=True)
+    words = parser.parse_args()
+    cv2.setNumThreads(1)
+    {"video": video}[words.what](words.out)
+
+
+if __name__ == "__main__":
+    main()
