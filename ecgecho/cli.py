@@ -5,12 +5,16 @@ Exit status: 0 done; 3 some items failed; 1 nothing usable, a refusal, or a faul
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shlex
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +25,8 @@ from ecgecho import __version__, cli_store
 from ecgecho.terminal import AsJson, ProgressBar, close, quoted, say, usage
 
 if TYPE_CHECKING:
-    from ecgecho.cache import CacheReport
     from ecgecho.catalog import Catalog
+    from ecgecho.job import CacheReport, Preview
 
 
 class _Interrupted(Exception):
@@ -52,6 +56,7 @@ PartRows = Annotated[
     int | None, typer.Option("--part-rows", min=1, help="Rows of a part, the unit of commit (default: by the size).")
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Decode processes (default: one a core).")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it would take; write nothing.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")]
 
 
@@ -201,14 +206,21 @@ def index(
 @app.command("cache-echo")
 def cache_echo(
     source: Annotated[Path, typer.Argument(help="A catalog, or a folder of DICOM or AVI files.")],
-    out: Annotated[Path, typer.Option("--out", help="The store to make or go on with.")],
+    out: Annotated[Path, typer.Option("--out", help="The store to make or go on with; s3:// and gs:// too.")],
     teacher: Annotated[str, typer.Option(help="A teacher: `ecgecho list teachers`.")] = "demo",
     weights: Annotated[str, typer.Option(help="Local file or hub id of the teacher's weights.")] = "",
-    key: Annotated[Path | None, typer.Option("--key", help="Key file of private ids, for a folder.")] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="Key file of private ids.")] = None,
+    decode: Annotated[str, typer.Option(help="full, or dct: JPEG frames at a part of their size.")] = "full",
     part_rows: PartRows = None,
     workers: Workers = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 (CUDA only).")] = "fp32",
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Pictures as CUDA's tensor cores like them.")] = False,
+    compile_teacher: Annotated[bool, typer.Option("--compile", help="torch.compile the teacher (CUDA only).")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of this machine that share the job and its GPUs.")] = 1,
+    ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Run parts as tasks of this Ray cluster; auto finds it.")] = "",
     timeout_s: Annotated[float, typer.Option(min=1.0, help="Seconds a clip may take to decode.")] = 120.0,
+    dry_run: DryRun = False,
     sets: Set = None,
 ) -> None:
     """Push every echo frame through a frozen teacher, once, into a store."""
@@ -218,18 +230,36 @@ def cache_echo(
     module = plugins.load("teachers", teacher)
     words = ([f"weights={json.dumps(weights)}"] if weights else []) + (sets or [])
     settings = configuration.override(module.Config(), words)
+    _one_of("--decode", decode, ("full", "dct"))
+    _one_of("--precision", precision, ("fp32", "bf16"))
+    if processes > 1 and ray:
+        raise usage("--processes is for one machine and --ray for a cluster; give one of them.")
     _check_device(device)
-    catalog = _catalog_or_folder(source, out, key)
-    say(f"cache-echo: {catalog.clips.num_rows} clips -> {out} by teacher {teacher}")
-    with ProgressBar("cache-echo", "clips") as bar:
-        report = cache.cache_echo(
-            catalog,
-            teacher,
-            settings,
-            out,
-            options=cache.EchoOptions(part_rows=part_rows, workers=workers, device=device, timeout_s=timeout_s),
-            progress=bar,
+    with _catalog_or_folder(source, out, key, dry_run=dry_run) as catalog, ProgressBar("cache-echo", "clips") as bar:
+        options = cache.EchoOptions(
+            decode=decode,  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]
+            channels_last=channels_last,
+            compile=compile_teacher,
+            device=device,
+            workers=workers,
+            timeout_s=timeout_s,
+            part_rows=part_rows,
+            key=str(key) if key is not None else "",
         )
+        job = cache.echo_job(catalog, teacher, settings, out, options=options, progress=bar)
+        if dry_run:
+            _show_preview(job.preview(), "clips")
+            return
+        members = None
+        if processes > 1 or ray:
+            from ecgecho import cluster
+
+            work = cluster.Work.of(catalog, teacher, settings, out, options)
+            members = cluster.by_ray(work, ray, say=say) if ray else cluster.by_processes(work, processes, say=say)
+        say(f"cache-echo: {catalog.clips.num_rows} clips -> {_place(out)} by teacher {teacher}")
+        report = job.run(members)
+        bar.close()
     following = (
         f"ecgecho cache-ecg {quoted(source)} --contract echoing_ecg --out {quoted(out.parent / 'ecg.zarr')}"
         if catalog.ecgs.num_rows
@@ -241,27 +271,35 @@ def cache_echo(
 @app.command("cache-ecg")
 def cache_ecg(
     source: Annotated[Path, typer.Argument(help="A catalog, a folder of ECG files, or a raw ECG store.")],
-    out: Annotated[Path, typer.Option("--out", help="The store to make or go on with.")],
+    out: Annotated[Path, typer.Option("--out", help="The store to make or go on with; s3:// and gs:// too.")],
     contract: Annotated[str, typer.Option(help="An encoder's input contract; without it, ECGs are kept as recorded.")] = "",
-    key: Annotated[Path | None, typer.Option("--key", help="Key file of private ids, for a folder.")] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="Key file of private ids.")] = None,
     part_rows: PartRows = None,
     workers: Workers = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Read every ECG once: leads by name, millivolts, at the rate and length that an encoder wants."""
+    import embed_cache
     from ecgecho import cache
 
     wanted = cache.find_contract(contract) if contract else None
     paths: Mapping[str, str] = {}
-    with ProgressBar("cache-ecg", "ECGs") as bar:
-        if (source / "head.json").is_file() or source.suffix == ".zarr":
+    with contextlib.ExitStack() as stack, ProgressBar("cache-ecg", "ECGs") as bar:
+        if embed_cache.is_remote(source) or (source / "head.json").is_file() or source.suffix == ".zarr":
             if wanted is None:
                 raise usage(f"{source} is a store; say with --contract what to make of it.")
-            report = cache.contract_from_raw(source, wanted, out, part_rows=part_rows, progress=bar)
+            job = cache.contract_job(source, wanted, out, part_rows=part_rows, progress=bar)
         else:
-            catalog = _catalog_or_folder(source, out, key)
+            catalog = stack.enter_context(_catalog_or_folder(source, out, key, dry_run=dry_run))
             paths = _paths(catalog.ecgs, "ecg_id")
-            say(f"cache-ecg: {catalog.ecgs.num_rows} ECGs -> {out} by contract {wanted.name if wanted else 'none (raw)'}")
-            report = cache.cache_ecg(catalog, wanted, out, part_rows=part_rows, workers=workers, progress=bar)
+            secret = str(key) if key is not None else ""
+            job = cache.ecg_job(catalog, wanted, out, part_rows=part_rows, workers=workers, key=secret, progress=bar)
+        if dry_run:
+            _show_preview(job.preview(), "ECGs")
+            return
+        say(f"cache-ecg: {len(job.target.ids)} ECGs -> {_place(out)} by contract {wanted.name if wanted else 'none (raw)'}")
+        report = job.run()
+        bar.close()
     if wanted is None:
         following = f"ecgecho cache-ecg {quoted(out)} --contract echoing_ecg --out {quoted(out.parent / 'ecg.zarr')}"
     else:
@@ -269,6 +307,33 @@ def cache_ecg(
         stores = f"--catalog {quoted(catalog_of)} --echo {quoted(out.parent / 'echo.zarr')} --ecg {quoted(out)}"
         following = f"ecgecho train echoing_ecg --recipe small {stores} --out runs/a"
     _close_cache("cache-ecg", out, report, bar.seconds, following, paths)
+
+
+@app.command()
+def status(store: Path, as_json: AsJson = False) -> None:
+    """How far a store is: rows done, missing and failed with their reasons, disk; quick for a store of any size."""
+    import embed_cache
+
+    found = dict(getattr(embed_cache, "progress", embed_cache.info)(store))
+    if not embed_cache.is_remote(store):
+        found["free_bytes"] = shutil.disk_usage(store).free
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    done, planned = found["parts_done"], found["parts_planned"]
+    rows, rows_planned = found["rows"], found.get("rows_planned", found["rows"])
+    open_segment = found.get("open_segment")
+    print(f"{_place(store)}: {'complete' if found['complete'] and open_segment is None else 'NOT COMPLETE'}")
+    print(f"parts        {done} of {planned}")
+    print(f"rows         {rows} of {rows_planned}, missing {rows_planned - rows}")
+    for name, count in sorted(found["status"].items()):
+        print(f"  {name:10} {count}")
+        for reason, number in sorted(found["reasons"].get(name, {}).items()):
+            print(f"    {reason:28} {number}")
+    free = f", {found['free_bytes'] / 1e9:.1f} GB free on its disk" if "free_bytes" in found else ""
+    print(f"bytes        {found['bytes'] / 1e9:.3f} GB{free}")
+    if found.get("last_commit"):
+        print(f"last commit  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(found['last_commit']))}")
 
 
 @app.command()
@@ -338,21 +403,72 @@ def list_plugins(
         print(f"{name:16} {line}")
 
 
-def _catalog_or_folder(source: Path, out: Path, key: Path | None) -> Catalog:
+@contextlib.contextmanager
+def _catalog_or_folder(source: Path, out: Path, key: Path | None, *, dry_run: bool) -> Iterator[Catalog]:
+    """The catalog, or one made of a folder beside the store; for a dry run somewhere else, and removed again."""
     from ecgecho import catalog as tables
     from ecgecho import plugins
 
     if (source / "catalog.json").is_file():
-        return tables.read(source)
+        yield tables.read(source)
+        return
     if not source.is_dir():
         raise usage(f"there is no catalog or folder {source}.")
     module = plugins.load("datasets", "folder")
-    settings = module.Config(key=str(key) if key is not None else "")
-    beside = out.with_name(out.name + ".catalog")
-    say(f"{source} is no catalog; indexing it as a folder into {beside}")
-    with ProgressBar("index", "files") as bar:
-        catalog: Catalog = module.build(settings).index(source, beside, progress=bar)
-    return catalog
+    beside = _beside(out).with_name(f"{out.name}.catalog")
+    with contextlib.ExitStack() as stack:
+        if dry_run:
+            kept, beside = beside, Path(stack.enter_context(tempfile.TemporaryDirectory())) / beside.name
+            if kept.is_dir():
+                shutil.copytree(kept, beside)
+            if key is None and kept.with_name(kept.name + ".key").is_file():
+                shutil.copy(kept.with_name(kept.name + ".key"), beside.with_name(beside.name + ".key"))
+        else:
+            say(f"{source} is no catalog; indexing it as a folder into {beside}")
+        with ProgressBar("index", "files") as bar:
+            settings = module.Config(key=str(key) if key is not None else "")
+            catalog: Catalog = module.build(settings).index(source, beside, progress=bar)
+        yield catalog
+
+
+def _beside(out: Path) -> Path:
+    """Where what belongs to a store is kept: beside it; for one in a bucket, in this folder."""
+    import embed_cache
+
+    return Path(out.name) if embed_cache.is_remote(out) else out
+
+
+def _place(out: Path) -> str:
+    """A store as its user wrote it: a Path makes one slash of two."""
+    import embed_cache
+
+    return re.sub(r"^(\w+):/+", r"\1://", str(out)) if embed_cache.is_remote(out) else str(out)
+
+
+def _one_of(option: str, word: str, known: tuple[str, ...]) -> None:
+    from ecgecho.plugins import near_miss
+
+    if word not in known:
+        raise usage(f"{option} is {word!r}.{near_miss(word, known)}")
+
+
+def _show_preview(preview: Preview, items: str) -> None:
+    from ecgecho.log import duration
+
+    there = ", ".join(f"{status} {count}" for status, count in sorted(preview.by_status.items()))
+    print("a dry run: nothing is written.")
+    print(f"already there    {there or 'nothing'}")
+    parts = {"new": preview.num_new, "changed or to try again": preview.num_again, "left of a begun job": preview.num_unfinished}
+    print(f"to compute       {preview.num_wanted} {items} ({', '.join(f'{name} {n}' for name, n in parts.items())})")
+    print(f"to read          {preview.bytes_to_read / 1e9:.3f} GB")
+    print(f"to write         {preview.bytes_to_write / 1e9:.3f} GB")
+    if preview.num_sampled:
+        measured = f"measured on {preview.num_sampled} {items} in one process; {_busy(preview.busy)}"
+        print(f"time             about {duration(preview.seconds)} ({measured})")
+
+
+def _busy(shares: Mapping[str, float]) -> str:
+    return "busy: " + ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
 
 
 def _paths(table: Any, name: str) -> Mapping[str, str]:
@@ -363,7 +479,7 @@ def _paths(table: Any, name: str) -> Mapping[str, str]:
 def _close_cache(command: str, out: Path, report: CacheReport, seconds: float, following: str, paths: Mapping[str, str]) -> None:
     if report.already_done:
         told = ", ".join(f"{status} {count}" for status, count in sorted(report.by_status.items()))
-        print(f"{out} is done: nothing is new, missing or changed ({told}).")
+        print(f"{_place(out)} is done: nothing is new, missing or changed ({told}).")
         raise typer.Exit(report.exit_status)
     for reason, count in sorted(report.by_reason.items()):
         shown = ", ".join(paths.get(item, item) for item in report.examples[reason])
@@ -377,14 +493,16 @@ def _close_cache(command: str, out: Path, report: CacheReport, seconds: float, f
               "recomputed_and_equal": report.recomputed, "device": report.device}  # fmt: skip
     if report.num_computed:
         counts["per_second"] = round(report.num_computed / max(report.seconds, 1e-9), 1)
+        counts["slowest_stage"] = report.slowest
+        print(f"slowest stage: {report.slowest} ({_busy(report.busy)})")
     close(
         command,
-        out,
+        _beside(out),
         counts,
         report.exit_status,
         seconds,
         following,
-        extra={"by_reason": dict(report.by_reason), "defects": dict(report.defects)},
+        extra={"by_reason": dict(report.by_reason), "defects": dict(report.defects), "busy": dict(report.busy)},
     )
     raise typer.Exit(report.exit_status)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import embed_cache
-from ecgecho import cache, plugins
+from ecgecho import cache, job, plugins
 from ecgecho import catalog as tables
 from ecgecho import config as configuration
 from ecgecho.types import Json, UserError
@@ -79,18 +79,18 @@ class _Watch:
     def __init__(self, writer: embed_cache.Writer, progress: Progress | None) -> None:
         self._writer = writer
         self._progress = progress
-        self._sizes = {part: cache.num_wanted(writer, part) for part in cache.parts_left(writer)}
+        self._sizes = {part: job.num_wanted(writer, part) for part in job.parts_left(writer)}
 
     def look(self) -> bool:
         """Whether anything is left."""
-        left = set(cache.parts_left(self._writer))
+        left = set(job.parts_left(self._writer))
         if self._progress is not None:
             total = sum(self._sizes.values())
             self._progress(total - sum(self._sizes[part] for part in left), total)
         return bool(left)
 
 
-def by_processes(work: Work, processes: int, *, say: Callable[[str], None]) -> cache.Members:
+def by_processes(work: Work, processes: int, *, say: Callable[[str], None]) -> job.Members:
     """Members on this machine, on its GPUs in turn; its cores are shared out."""
 
     def run(writer: embed_cache.Writer, progress: Progress | None) -> list[Json]:
@@ -179,7 +179,7 @@ def _device(device: str, number: int) -> str:
     return f"cuda:{number % count}" if count else "cpu"
 
 
-def by_ray(work: Work, address: str, *, say: Callable[[str], None]) -> cache.Members:
+def by_ray(work: Work, address: str, *, say: Callable[[str], None]) -> job.Members:
     """Members as Ray tasks, each of some parts; a task that a lost node had is done by another."""
     try:
         import ray  # type: ignore[import-not-found, unused-ignore]
@@ -192,11 +192,12 @@ def by_ray(work: Work, address: str, *, say: Callable[[str], None]) -> cache.Mem
             ray.init(address=address, log_to_driver=False)
         cpus = max(work.options["workers"] or 1, 1)
         device = work.options["device"]
-        with_gpu = device.startswith("cuda") or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+        there_is: Json = ray.cluster_resources()  # type: ignore[no-untyped-call, unused-ignore]
+        with_gpu = device.startswith("cuda") or (device == "auto" and there_is.get("GPU", 0) > 0)
         there = dataclasses.replace(work, options={**work.options, "workers": cpus, "device": "auto" if with_gpu else "cpu"})
-        slots = max(int(ray.cluster_resources().get("GPU" if with_gpu else "CPU", 1) // (1 if with_gpu else cpus)), 1)
+        slots = max(int(there_is.get("GPU" if with_gpu else "CPU", 1) // (1 if with_gpu else cpus)), 1)
         task = ray.remote(num_cpus=cpus, num_gpus=int(with_gpu), max_retries=TASK_RETRIES)(_task)
-        left = cache.parts_left(writer)
+        left = job.parts_left(writer)
         size = min(max(len(left) // (slots * TASKS_A_SLOT), 1), MAX_PARTS_A_TASK)
         waiting = [task.remote(there.to_json(), left[at : at + size]) for at in range(0, len(left), size)]
         told = []
@@ -230,7 +231,8 @@ def _main() -> None:
     work = Work(**json.loads(sys.stdin.buffer.readline()))
 
     def end_with_parent() -> None:
-        sys.stdin.buffer.read()
+        while os.read(sys.stdin.fileno(), 1024):  # not by sys.stdin, whose lock Python wants when it ends
+            pass
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()

@@ -68,7 +68,9 @@ Event = tuple[Part[R], str, Done[R] | ItemFailure | None]
 
 
 class Decoding(Generic[R]):
-    """Decodes the parts that `choose` gives. Iterates over (part, item, result); after its last item a part comes with item "".
+    """Decodes `parts`, (number, items), which are read when there is room for the next.
+
+    Iterates over (part, item, result), the items of a part in row order; after the last one the part comes with item "".
 
     A failure for a passing reason is tried once more, in another process. While a part waits for such a clip, or for one that
     hangs, the workers go on with the next part: their number times HELD clips are held at most.
@@ -78,11 +80,11 @@ class Decoding(Generic[R]):
         self,
         pool: Pool[Any, R],
         task_of: Callable[[str], Any],
-        choose: Callable[[], tuple[int, Sequence[str]] | None],
+        parts: Iterator[tuple[int, Sequence[str]]],
     ) -> None:
         self._pool = pool
         self._task_of = task_of
-        self._choose = choose
+        self._choice = parts
         self._workers = max(pool.workers, 1)
         self._parts: list[Part[R]] = []
         self._in_flight = 0
@@ -135,7 +137,7 @@ class Decoding(Generic[R]):
         return part.sent < len(part.items) and part.sent - part.taken < HELD_PER_PART * self._workers
 
     def _open(self) -> Part[R] | None:
-        chosen = None if self._exhausted else self._choose()
+        chosen = None if self._exhausted else next(self._choice, None)
         if chosen is None:
             self._exhausted = True
             return None
@@ -320,6 +322,8 @@ class Writing:
 
     def __init__(self, writer: embed_cache.Writer, row_of: Callable[[str, Any], embed_cache.Row]) -> None:
         self.busy_s = 0.0
+        self.num_rows = 0
+        """Of the parts that it committed."""
         self.superseded = threading.Event()
         """Set when another writer had committed a part first."""
         self._writer = writer
@@ -364,7 +368,10 @@ class Writing:
         if item:
             rows[item] = value if isinstance(value, embed_cache.Row) else self._row_of(item, value)
             return
-        if not self._writer.commit(part, self._rows.pop(part), value):
+        del self._rows[part]
+        if self._writer.commit(part, rows, value):
+            self.num_rows += len(rows)
+        else:
             self.superseded.set()
 
 

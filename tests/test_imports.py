@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STORIES = {"cache", "train", "evaluate", "embed", "convert", "report", "simulate"}
+STORIES = {"cache", "cluster", "train", "evaluate", "embed", "convert", "report", "simulate"}
 FOUNDATION = {"types", "config", "plugins"}
 COMMANDS = STORIES | FOUNDATION | {"catalog", "log", "embed_cache", "ecgecho", "terminal"}
 ALLOWED = {
-    "cli": COMMANDS | {"cli_store"},
+    "cli": COMMANDS | {"cli_store", "job"},
     "cli_store": COMMANDS | {"difference"},
     "terminal": {"log", "report", "types"},
-    "cache": FOUNDATION | {"embed_cache", "pipeline", "io", "echo", "ecg", "catalog", "keys", "log", "ecgecho"},
+    "cache": FOUNDATION | {"embed_cache", "job", "pipeline", "decode", "io", "echo", "ecg", "catalog", "keys", "ecgecho"},
+    "job": {"embed_cache", "pipeline", "io", "types", "ecgecho"},
     "pipeline": {"embed_cache", "io", "types"},
+    "decode": {"io", "echo", "ecg", "plugins", "types"},
+    "cluster": FOUNDATION | {"embed_cache", "cache", "job", "catalog", "ecgecho"},
     "train": FOUNDATION | {"state", "optim", "dist", "log", "data", "catalog", "pairs", "stats", "embed_cache", "ecgecho"},
     "evaluate": FOUNDATION | {"state", "optim", "log", "data", "catalog", "pairs", "stats", "embed", "embed_cache", "ecgecho"},
     "embed": FOUNDATION | {"state", "data", "catalog", "pairs", "ecg", "log", "embed_cache", "ecgecho"},

@@ -9,7 +9,7 @@ from command_line import ecgecho, must
 from jobs import ecg_job, echo_job
 
 import embed_cache
-from ecgecho.cache import EcgTask, decode_ecg
+from ecgecho.decode import EcgTask, decode_ecg
 from ecgecho.encoders.echoing_ecg import CONTRACT
 from ecgecho.types import STANDARD_LEADS, ItemError
 

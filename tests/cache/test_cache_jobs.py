@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jobs import echo_job
 
 import embed_cache
-from ecgecho.cache import moments
+from ecgecho.echo.moments import moments
 from ecgecho.types import ItemError
 
 SLOW_TEACHER = """

@@ -1,0 +1,531 @@
+"""A cache job, whatever it caches: finds what is missing, computes it part by part, seals, verifies, reports.
+
+What exists is judged by the store alone. A job that was killed, or that runs several times at once, goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import embed_cache
+from ecgecho.io.fingerprint import fingerprint
+from ecgecho.io.workers import Done, ItemFailure, Pool
+from ecgecho.pipeline import Busy, Decoding, Part, Passing, Teaching, Writing, decode_one
+from ecgecho.types import ItemError, Json, UserError
+
+PLAN_SEED = 20_240_229  # any constant: the order of studies must only be the same on every machine
+ITEM_MEMORY_BYTES = 4 << 30
+RECOMPUTED_COSINE = 0.999
+LOOK_S = 1.0
+"""Between two looks at what other writers have committed."""
+SAMPLE_ITEMS = 32
+SAMPLE_S = 20.0
+INDEX_BYTES = 256
+"""About what ids, status, reason and fingerprint of a row take."""
+Progress = Callable[[int, int], Any]
+Members = Callable[[embed_cache.Writer, Progress | None], list[Json]]
+"""Computes parts of an open segment in other processes; gives what each did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheReport:
+    """What a cache job did; `exit_status` as the user's page defines it."""
+
+    kind: str
+    num_rows: int
+    by_status: Mapping[str, int]
+    by_reason: Mapping[str, int]
+    """Reasons of excluded and failed rows."""
+    examples: Mapping[str, tuple[str, ...]]
+    """Up to three ids of each of these reasons."""
+    defects: Mapping[str, int]
+    """What was mended in rows that are ok."""
+    num_computed: int
+    seconds: float
+    device: str
+    already_done: bool
+    verified_files: int
+    recomputed: int
+    """Random rows computed again, alone, and found equal within fp16."""
+    busy: Mapping[str, float] = field(default_factory=dict)
+    """Share of the time that each stage worked; 1 is all of it."""
+
+    @property
+    def exit_status(self) -> int:
+        """0 nothing failed, 3 some failed, 1 nothing usable."""
+        if not self.by_status.get("ok"):
+            return 1
+        return 3 if self.by_status.get("failed") else 0
+
+    @property
+    def slowest(self) -> str:
+        """The stage that set the pace, "" where nothing was computed."""
+        return max(self.busy, key=lambda stage: self.busy[stage], default="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a job would do, and how long it would take; nothing was written."""
+
+    by_status: Mapping[str, int]
+    """Rows that are there."""
+    num_new: int
+    num_again: int
+    """Failed for a passing reason, or their file was changed."""
+    num_unfinished: int
+    """Of a segment that was begun and not sealed, together with the rows of it that are copied."""
+    bytes_to_read: int
+    bytes_to_write: int
+    num_sampled: int
+    seconds: float
+    """Estimated from the sample; 0 where nothing was sampled."""
+    busy: Mapping[str, float]
+    """Share of the sample's time that each stage worked."""
+
+    @property
+    def num_wanted(self) -> int:
+        return self.num_new + self.num_again + self.num_unfinished
+
+
+@dataclass(slots=True)
+class Target:
+    """Where a job writes, and what it would write from scratch."""
+
+    out: Path
+    kind: str
+    identity: Json
+    columns: Sequence[embed_cache.Column]
+    counts: Sequence[str]
+    ids: Sequence[str]
+    groups: Sequence[str]
+    sources: Mapping[str, Sequence[str]]
+    """The files that each item is made from."""
+    part_rows: int | None
+    marks: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprints that are known without reading: those of a raw store."""
+    resumed: bool = False
+    """Whether the last `writer` is of a segment that an earlier call began."""
+
+    def writer(self) -> embed_cache.Writer | None:
+        """The writer of what is missing, or None where nothing is."""
+        if not self.ids:
+            raise UserError(f"there is nothing to cache for {self.out}: the catalog lists no {self.kind} item.")
+        self._check_place()
+        embed_cache.finish_erasures(self.out)
+        open_segment = embed_cache.Writer.resume(self.out, identity=self.identity)
+        self.resumed = open_segment is not None
+        if open_segment is not None:
+            if self.part_rows not in (None, open_segment.plan.part_rows):
+                raise UserError(
+                    f"{self.out} was planned with parts of {open_segment.plan.part_rows} rows, not {self.part_rows}. "
+                    f"Leave --part-rows out, or choose another --out."
+                )
+            return open_segment
+        if not is_sealed(self.out):
+            plan = embed_cache.make_plan(self.ids, self.groups, seed=PLAN_SEED, part_rows=self.part_rows)
+            return embed_cache.Writer.create_or_resume(
+                self.out, kind=self.kind, identity=self.identity, columns=self.columns, counts=self.counts, plan=plan
+            )
+        store = embed_cache.open(self.out)
+        store.require(kind=self.kind, identity=self.identity, columns=self.columns, counts=self.counts)
+        stale = self._stale(store)
+        if not stale:
+            return None
+        studies = {group for item, group in zip(self.ids, self.groups, strict=True) if item in stale}
+        chosen = [(i, g) for i, g in zip(self.ids, self.groups, strict=True) if g in studies]
+        return embed_cache.Writer.extend(
+            self.out, identity=self.identity, ids=[i for i, _ in chosen], groups=[g for _, g in chosen],
+            recompute=stale, part_rows=self.part_rows, seed=PLAN_SEED,
+        )  # fmt: skip
+
+    def wanted(self) -> tuple[set[str], Mapping[str, int], int, int]:
+        """Items that a job would compute, rows there by status, how many of the items are there, rows left of a begun segment."""
+        try:
+            found = embed_cache.info(self.out)
+        except (embed_cache.DamagedStore, embed_cache.IncompleteStore, embed_cache.StaleStore):
+            raise
+        except embed_cache.StoreError:
+            return set(self.ids), {}, 0, 0
+        if not found["complete"]:
+            left = found.get("rows_planned", len(self.ids)) - found["rows"]
+            return set(), found["status"], 0, left
+        store = embed_cache.open(self.out)
+        store.require(kind=self.kind, identity=self.identity, columns=self.columns, counts=self.counts)
+        stale = self._stale(store)
+        if found["open_segment"] is None:
+            return stale, found["status"], len(stale & set(store.index["id"].to_pylist())), 0
+        share = 1 - found["parts_done"] / found["parts_planned"]
+        return set(), found["status"], 0, max(len(stale), round(share * len(self.ids)))
+
+    @property
+    def row_bytes(self) -> int:
+        """Of the columns that are not ragged."""
+        return sum(int(np.prod(c.shape)) * np.dtype(c.dtype).itemsize for c in self.columns if not c.ragged)
+
+    def num_bytes(self, items: Collection[str]) -> int:
+        """Of the files that items are made from, as far as they are there."""
+        total = 0
+        for item in items:
+            for file in self.sources.get(item, ()):
+                with suppress(OSError):
+                    total += os.stat(file).st_size
+        return total
+
+    def _stale(self, store: embed_cache.EmbeddingStore) -> set[str]:
+        """Items that are new, failed for a passing reason, or whose file is no longer the one that was read."""
+        index = store.index.to_pydict()
+        # A copied store has younger files; the time that its manifest tells is not moved by that.
+        sealed = [float(note.get("time", 0)) for note in store.manifest.provenance]
+        begun = [min(store.begun(number), time) for number, time in enumerate(sealed)]
+        old = {
+            item: (status, permanent, mark, begun[segment])
+            for item, status, permanent, mark, segment, live in zip(
+                *(index[name] for name in ("id", "status", "permanent", "fingerprint", "segment", "live")), strict=True
+            )
+            if live
+        }
+        stale = set()
+        for item in self.ids:
+            if item not in old:
+                stale.add(item)
+                continue
+            status, permanent, mark, since = old[item]
+            if status == "erased":  # its clip keeps a number, and is nobody's
+                continue
+            if item in self.marks:
+                changed = self.marks[item] != mark
+            else:
+                changed = item in self.sources and _changed(self.sources[item], mark, since, read=status == "failed")
+            if changed or (status == "failed" and not permanent):
+                stale.add(item)
+        return stale
+
+    def mark(self, item: str) -> str:
+        """The fingerprint of an item that could not be read."""
+        return self.marks[item] if item in self.marks else _mark(self.sources.get(item, ()))
+
+    def _check_place(self) -> None:
+        if embed_cache.is_remote(self.out):
+            return
+        parent = self.out.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(parent, os.W_OK):
+            raise UserError(f"{parent} is not writable; choose another --out.")
+        need = self.row_bytes * len(self.ids)
+        free = shutil.disk_usage(parent).free
+        if not self.out.exists() and free < 1.1 * need + (16 << 20):
+            raise UserError(
+                f"{parent} has {free / 1e9:.1f} GB free, the store needs about {need / 1e9:.1f} GB; "
+                f"free some, or choose another --out."
+            )
+
+
+class Walk:
+    """Which part is next: on from a random one that is left, and elsewhere where another writer is at work.
+
+    So several writers meet seldom, without locks or claims. With `only`, the parts that somebody else has dealt out.
+    """
+
+    def __init__(self, writer: embed_cache.Writer, only: Collection[int] | None) -> None:
+        self._writer = writer
+        self._left = {part for part in parts_left(writer) if only is None or part in only}
+        self._looked = time.monotonic()
+        self._sizes = {part: num_wanted(writer, part) for part in self._left}
+        self._last = -1
+        self.num_parts = len(self._left)
+        self.total = sum(self._sizes.values())
+        self.by_others = 0
+        """Rows that other writers have committed in the meantime."""
+
+    def next(self, elsewhere: bool = False) -> tuple[int, list[str]] | None:
+        """A part's number and the items to compute, or None where nothing is left."""
+        now = time.monotonic()
+        if elsewhere or now - self._looked > LOOK_S:
+            gone = self._left - set(parts_left(self._writer))
+            self._left -= gone
+            self.by_others += sum(self._sizes[part] for part in gone)
+            self._looked = now
+        if not self._left:
+            return None
+        part = self._last + 1
+        if elsewhere or self._last < 0 or part not in self._left:
+            part = random.choice(sorted(self._left))
+        self._last = part
+        self._left.discard(part)
+        return part, [item for item, _, needs in self._writer.rows_of(part) if needs and item]
+
+
+def parts_left(writer: embed_cache.Writer) -> list[int]:
+    """Parts that nobody has committed yet."""
+    return writer.refresh()
+
+
+def num_wanted(writer: embed_cache.Writer, part: int) -> int:
+    """Rows of a part that are computed, not copied, and not erased."""
+    return sum(needs and bool(item) for item, _, needs in writer.rows_of(part))
+
+
+@dataclass(slots=True, kw_only=True)
+class Job:
+    """One cache job: what is decoded where, what becomes of it, and where it is written."""
+
+    target: Target
+    stage: Callable[[], Passing | Teaching]
+    """What a part's decoded items go through, in this thread; a new one for each part."""
+    row_of: Callable[[Any], embed_cache.Row]
+    decode: Callable[[Any], Any]
+    task_of: Callable[[str], Any]
+    workers: int
+    timeout_s: float
+    notes: Json = field(default_factory=dict)
+    """For the provenance of the parts."""
+    progress: Progress | None = None
+    num_computed: int = 0
+    busy: Busy = field(default_factory=Busy)
+    _taught_s: float = 0.0
+
+    def run(self, members: Members | None = None) -> CacheReport:
+        """All of it: resumes or plans, computes, seals, verifies."""
+        began = time.monotonic()
+        with self.pool() as pool:
+            writer = self.target.writer()
+            already_done = writer is None
+            if writer is not None:
+                self._complete(pool, writer, members)
+                # A segment that an earlier call had planned may be older than the catalog.
+                writer = self.target.writer() if self.target.resumed else None
+                if writer is not None:
+                    self._complete(pool, writer, members)
+            return self._report(pool, began, already_done)
+
+    def preview(self) -> Preview:
+        """What `run` would do. Computes a sample to see how long it takes, and writes nothing."""
+        target = self.target
+        if not target.ids:
+            raise UserError(f"there is nothing to cache for {target.out}: the catalog lists no {target.kind} item.")
+        wanted, by_status, again, unfinished = target.wanted()
+        among = sorted(wanted or (target.ids if unfinished else ()))
+        count, seconds, ragged_bytes, busy = self._measure(random.Random(PLAN_SEED).sample(among, min(len(among), SAMPLE_ITEMS)))
+        total = unfinished or len(wanted)
+        studies = {group for item, group in zip(target.ids, target.groups, strict=True) if item in wanted}
+        rows = unfinished or sum(group in studies for group in target.groups)
+        return Preview(
+            by_status=by_status,
+            num_new=0 if unfinished else total - again,
+            num_again=again,
+            num_unfinished=unfinished,
+            bytes_to_read=round((unfinished / len(among) if unfinished else 1) * target.num_bytes(among)),
+            bytes_to_write=round(rows * (target.row_bytes + ragged_bytes + INDEX_BYTES)),
+            num_sampled=count,
+            seconds=total * seconds / count if count else 0.0,
+            busy=busy,
+        )
+
+    def _measure(self, items: Sequence[str]) -> tuple[int, float, float, Mapping[str, float]]:
+        """Number of items computed, seconds for them, ragged bytes of a row, busy shares; without the start of the processes."""
+        if not items:
+            return 0, 0.0, 0.0, {}
+        ragged = [column.name for column in self.target.columns if column.ragged]
+        with self.pool() as pool:
+            for _ in self._computed(pool, iter([(0, items[: max(pool.workers, 1)])])):
+                pass
+            began, decoded, taught, count, size = time.monotonic(), pool.busy_s, self._taught_s, 0, 0
+            for _, item, value in self._computed(pool, iter([(0, items)])):
+                if item:
+                    count += 1
+                    values = self._row(item, value).values
+                    size += sum(values[name].nbytes for name in ragged if name in values)
+                if time.monotonic() - began > SAMPLE_S:
+                    break
+            busy = Busy()
+            self._tally(busy, pool, began, decoded, taught, {})
+        return count, busy.wall_s, size / max(count, 1), busy.shares()
+
+    def _complete(self, pool: Pool[Any, Any], writer: embed_cache.Writer, members: Members | None) -> None:
+        for told in members(writer, self.progress) if members is not None else ():
+            self.num_computed += told["num_computed"]
+            self.busy.add(told["busy"])
+        self.fill(pool, writer)
+        writer.seal({**_versions(), **self.notes})
+
+    def pool(self) -> Pool[Any, Any]:
+        """Decode processes for the whole job; none is started before there is something to decode."""
+        return Pool(self.decode, workers=self.workers, timeout_s=self.timeout_s, memory_bytes=ITEM_MEMORY_BYTES)
+
+    def fill(self, pool: Pool[Any, Any], writer: embed_cache.Writer, parts: Sequence[int] | None = None) -> None:
+        """Computes and commits the parts that are left, all or those named."""
+        walk = Walk(writer, parts)
+        if not walk.num_parts:
+            return
+        done, total = self.num_computed, self.num_computed + walk.total
+        began, decoded, taught = time.monotonic(), pool.busy_s, self._taught_s
+        with Writing(writer, self._row) as writing:
+
+            def chosen() -> Iterator[tuple[int, Sequence[str]]]:
+                while (part := walk.next(writing.superseded.is_set())) is not None:
+                    writing.superseded.clear()
+                    yield part
+
+            for part, item, value in self._computed(pool, chosen()):
+                if not item:
+                    seconds = round(time.monotonic() - part.began, 3)
+                    note = {**_versions(), **self.notes, "retried": len(part.retried), "seconds": seconds}
+                    writing.put(part.number, "", note)
+                    continue
+                writing.put(part.number, item, value)
+                done += 1
+                if self.progress is not None:
+                    self.progress(min(done + walk.by_others, total), total)
+        self.num_computed += writing.num_rows
+        self._tally(self.busy, pool, began, decoded, taught, {"write": writing.busy_s})
+
+    def _computed(self, pool: Pool[Any, Any], parts: Iterator[tuple[int, Sequence[str]]]) -> Iterator[tuple[Part[Any], str, Any]]:
+        """(part, item, what its row is made of), and at the end of a part (part, "", None)."""
+        stages: dict[int, Passing | Teaching] = {}
+        for part, item, result in Decoding(pool, self.task_of, parts):
+            if part.number not in stages:
+                stages[part.number] = self.stage()
+            stage = stages[part.number]
+            if isinstance(result, ItemFailure):
+                yield part, item, result
+                continue
+            start = time.monotonic()
+            done = list(stage.finish() if result is None else stage.add(item, result.value))
+            self._taught_s += time.monotonic() - start
+            for name, value in done:
+                yield part, name, value
+            if result is None:
+                del stages[part.number]
+                yield part, "", None
+
+    def _tally(
+        self, busy: Busy, pool: Pool[Any, Any], began: float, decoded: float, taught: float, others: Mapping[str, float]
+    ) -> None:
+        seconds = {"decode": pool.busy_s - decoded, "teach": self._taught_s - taught, **others}
+        if isinstance(self.stage(), Passing):
+            del seconds["teach"]
+        busy.add({"workers": max(pool.workers, 1), "wall_s": time.monotonic() - began, "seconds": seconds})
+
+    def _row(self, item: str, value: Any) -> embed_cache.Row:
+        if not isinstance(value, ItemFailure):
+            return self.row_of(value)
+        return embed_cache.Row(
+            status=value.outcome,
+            reason=value.code,
+            permanent=value.permanent,
+            fingerprint=self.target.mark(item),
+            counts=dict.fromkeys(self.target.counts, 0),
+        )
+
+    def _report(self, pool: Pool[Any, Any], began: float, already_done: bool) -> CacheReport:
+        out = self.target.out
+        seconds = time.monotonic() - began
+        checked = embed_cache.verify(out, sample_parts=8, seed=self.num_computed)
+        if not checked.ok:
+            raise UserError(f"{out} does not verify. `ecgecho store verify {out}` names the damaged rows.")
+        opened = embed_cache.open(out)
+        live = opened.index.filter(opened.index["live"]).to_pydict()
+        by_reason: Counter[str] = Counter()
+        defects: Counter[str] = Counter()
+        examples: dict[str, tuple[str, ...]] = {}
+        for item, status, reason in zip(live["id"], live["status"], live["reason"], strict=True):
+            if status == "ok":
+                defects.update(filter(None, reason.split(";")))
+                continue
+            name = f"{status}: {reason}"
+            by_reason[name] += 1
+            examples[name] = (*examples.get(name, ()), item)[:3]
+        return CacheReport(
+            kind=self.target.kind,
+            num_rows=len(live["id"]),
+            by_status=Counter(live["status"]),
+            by_reason=by_reason,
+            examples=examples,
+            defects=defects,
+            num_computed=self.num_computed,
+            seconds=seconds,
+            device=str(self.notes.get("device", "cpu")),
+            already_done=already_done,
+            verified_files=checked.num_files,
+            recomputed=0 if already_done else self._recompute(pool, opened),
+            busy=self.busy.shares(),
+        )
+
+    def _recompute(self, pool: Pool[Any, Any], store: embed_cache.EmbeddingStore) -> int:
+        """Two random ok rows, computed again alone, must be the stored ones; gives how many could be."""
+        index = store.index.to_pydict()
+        usable = [r for r, (s, live) in enumerate(zip(index["status"], index["live"], strict=True)) if live and s == "ok"]
+        column = "pooled" if "pooled" in store.columns else "signal"
+        done = 0
+        for row in np.random.default_rng(len(usable)).permutation(usable)[:2].tolist():
+            item = index["id"][row]
+            result = decode_one(pool, self.task_of(item))
+            if not isinstance(result, Done):
+                continue  # the machine is short of time or memory just now; the row itself was checked by its checksum
+            stage = self.stage()
+            (made,) = [value for _, value in (*stage.add(item, result.value), *stage.finish())]
+            new = np.asarray(self.row_of(made).values[column], np.float64).ravel()
+            ragged = store.columns[column].ragged
+            old = store.read_ragged(column, row) if ragged else store.read(column, np.array([row]))[0]
+            old = np.asarray(old, np.float64).ravel()
+            cosine = 1.0 if np.array_equal(new, old) else float(new @ old / (np.linalg.norm(new) * np.linalg.norm(old) + 1e-30))
+            if not cosine > RECOMPUTED_COSINE:
+                raise UserError(
+                    f"row {row} ({item}) computed again differs from the store (cosine {cosine:.5f}): the machine or a file "
+                    f"changed during the job. Run the command again with another --out."
+                )
+            done += 1
+        return done
+
+
+def is_sealed(out: Path) -> bool:
+    """Whether a finished store lies there."""
+    if not embed_cache.is_remote(out):
+        return (out / "head.json").exists()
+    try:
+        embed_cache.open(out)
+    except (embed_cache.DamagedStore, embed_cache.StaleStore):
+        return True
+    except embed_cache.StoreError:
+        return False
+    return True
+
+
+def _changed(files: Sequence[str], mark: str, since: float, *, read: bool) -> bool:
+    """Whether files are no longer those of fingerprint `mark`; read only when asked, or when size or time differ."""
+    try:
+        found = [os.stat(file) for file in files]
+    except OSError:
+        return False
+    same_size = mark.startswith(f"{sum(stat.st_size for stat in found)}:")
+    younger = any(max(stat.st_mtime, stat.st_ctime) >= since for stat in found)
+    return (read or younger or not same_size) and _mark(files) != mark
+
+
+def _mark(files: Sequence[str]) -> str:
+    """The fingerprint of files; of what no reader takes (empty, too large) the size alone; "" for what is not there."""
+    try:
+        return fingerprint(*files) if files else ""
+    except (OSError, ItemError):
+        pass
+    try:
+        return f"{sum(os.stat(file).st_size for file in files)}:"
+    except OSError:
+        return ""
+
+
+def _versions() -> Json:
+    import ecgecho
+
+    return {"ecgecho": ecgecho.__version__, "embed_cache_format": embed_cache.FORMAT_VERSION, "time": round(time.time())}
