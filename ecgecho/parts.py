@@ -6,11 +6,8 @@ Shape letters: M rows asked for.
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections import OrderedDict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,19 +83,11 @@ class PartReader:
             while len(held) >= PARTS_HELD:
                 held.popitem(last=False)
             entry = self.store.manifest.files.get(name)
-            data = _read(self.store.path, name, entry.size) if entry else b""
+            data = self.store.place.read(name, entry.size) if entry else b""
             if entry and hashlib.sha256(data).hexdigest() != entry.sha256:
                 raise embed_cache.DamagedStore(
-                    f"{self.store.path}/{name} is damaged. `ecgecho store verify {self.store.path}` names the rows."
+                    f"{self.store.place.label(name)} is damaged. `ecgecho store verify {self.store.path}` names the rows."
                 )
             held[name] = np.frombuffer(data, column.numpy_dtype).reshape(-1, *column.shape)
         held.move_to_end(name)
         return held[name]
-
-
-def _read(root: Any, name: str, size: int) -> bytes:
-    handle = os.open(Path(root) / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise embed_cache.DamagedStore(f"{root}/{name} is not a regular file. Restore it from a copy.")
-        return file.read(size + 1)

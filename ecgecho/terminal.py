@@ -54,7 +54,9 @@ def close(
     from ecgecho.report.command import write_report
 
     told = {k: v for k, v in counts.items() if isinstance(v, (int, float, str))}
-    memory_mb = write_report(command, out, {**told, **(extra or {})}, status, seconds)
+    # Beside a store in a bucket there is no folder: its report lies where the command was given.
+    place = Path(out.name) if str(out).startswith(("s3:", "s3a:", "gs:")) else out
+    memory_mb = write_report(command, place, {**told, **(extra or {})}, status, seconds)
     if quiet:
         return
     print(", ".join(f"{k.replace('_', ' ')} {v}" for k, v in told.items()))

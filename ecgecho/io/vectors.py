@@ -57,13 +57,13 @@ def read_vectors(path: Path, key: str = "") -> tuple[npt.NDArray[np.floating[Any
 
 
 def _choose(found: Found, key: str, name: str) -> Callable[[], npt.NDArray[Any]]:
-    known = ", ".join(sorted(found)[:8])
+    known = ", ".join(sorted(found)[:4]) + (", ..." if len(found) > 4 else "")
     if key:
         if key not in found:
             raise ItemError("no_such_array", f"{name} holds no vectors {key!r}; it holds: {known or 'none'}")
         return found[key]
     if len(found) > 1:
-        raise ItemError("several_arrays", f"{name} holds several arrays: {known}; name one of them as key")
+        raise ItemError("several_arrays", f"{name} holds several arrays: {known}; name one of them with --array")
     if not found:
         raise ItemError("no_array", f"{name} holds no array of floats with one or two axes")
     return next(iter(found.values()))

@@ -329,7 +329,7 @@ def test_ids_and_studies_follow_the_folder_a_separator_or_a_table(tmp_path):
 def test_most_of_the_files_decide_and_a_key_chooses(tmp_path):
     for k in range(9):
         np.savez(tmp_path / f"{k}.npz", a=frames(k), b=frames(k, dim=3 if k else 4))
-    with pytest.raises(UserError, match="key"):
+    with pytest.raises(UserError, match="--array"):
         run(tmp_path, tmp_path / "s.zarr")
     run(tmp_path, tmp_path / "s.zarr", key="b")
     assert [i for i, row in rows(tmp_path / "s.zarr").items() if row[0] == "failed"] == ["0"]

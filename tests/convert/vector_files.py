@@ -118,8 +118,8 @@ def save(path: Path, values: np.ndarray) -> Path:
 ENDINGS = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5", ".safetensors")
 
 
-def make_folder(folder: Path, num: int = 12) -> Path:
-    """Clips of four studies in the seven formats."""
+def make_folder(folder: Path, num: int = 12, endings=ENDINGS) -> Path:
+    """Clips of four studies, in the seven formats or some of them."""
     for k in range(num):
-        save(folder / f"study{k // 3}" / f"clip{k:02d}{ENDINGS[k % len(ENDINGS)]}", frames(k, num=3 + k % 4))
+        save(folder / f"study{k // 3}" / f"clip{k:02d}{endings[k % len(endings)]}", frames(k, num=3 + k % 4))
     return folder
