@@ -107,7 +107,7 @@ def test_frames_that_a_decoder_would_mend_are_refused(tmp_path, name, code, begi
         write(path, frames, code=code)
     data = bytearray(path.read_bytes())
     begin += data.index(b"movi" if name.endswith("avi") else b"mdat")
-    data[begin : begin + 40] = bytes(40)  # inside the first frame
+    data[begin : begin + 40] = b"\xff" * 40  # inside the first frame
     path.write_bytes(data)
     assert code_of(path) == "undecodable"
     assert scan_echo(path).num_frames == 12
