@@ -9,6 +9,8 @@ from embed_cache.layout import FORMAT_VERSION, Column
 from embed_cache.manifest import Manifest
 from embed_cache.place import is_remote
 from embed_cache.plan import Plan, make_plan
+from embed_cache.progress import Progress, progress
+from embed_cache.repair import RepairReport, repair
 from embed_cache.store import EmbeddingStore
 from embed_cache.store import open_store as open
 from embed_cache.verify import Damage, VerifyReport, info, verify
@@ -24,6 +26,8 @@ __all__ = [
     "IncompleteStore",
     "Manifest",
     "Plan",
+    "Progress",
+    "RepairReport",
     "Row",
     "StaleStore",
     "StoreError",
@@ -36,5 +40,7 @@ __all__ = [
     "is_remote",
     "make_plan",
     "open",
+    "progress",
+    "repair",
     "verify",
 ]

@@ -64,6 +64,7 @@ class EmbeddingStore:
         self._offsets = np.cumsum([0] + [shape.num_rows for shape in manifest.segments])
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         self._ragged_parts: dict[str, npt.NDArray[Any]] = {}
+        self._last_part: dict[str, tuple[str, npt.NDArray[Any]]] = {}
         self._segment_indices: dict[int, dict[str, npt.NDArray[Any]]] = {}
 
     def __len__(self) -> int:
@@ -114,6 +115,10 @@ class EmbeddingStore:
                 f"{self.path} holds no group {study!r} (it holds {len(self._groups)}, such as {example!r}). Cache it first."
             )
         return slice(*found)
+
+    def live_rows(self) -> npt.NDArray[np.bool_]:
+        """(len,) False for rows that a newer segment supersedes, and for erased ones."""
+        return self._live
 
     def read(self, column: str, rows: slice | I64) -> npt.NDArray[Any]:
         """Rows of a fixed column: a view for a slice, a copy for row numbers."""
@@ -184,6 +189,15 @@ class EmbeddingStore:
             _check_index(arrays, shape, self.manifest, self.place.label(f"{shape.folder}/index"))
             self._segment_indices[number] = arrays
         return self._segment_indices[number]
+
+    def fixed_part(self, shape: SegmentShape, column: Column, part: int) -> npt.NDArray[Any]:
+        """One part of a fixed column, padding included, (part_rows, *shape), from its own file alone."""
+        key = shape.chunk(column, part)
+        if self._last_part.get(column.name, ("",))[0] != key:
+            size = shape.part_rows * column.row_bytes
+            raw = self.place.flat([Piece(key, 0, size, size)], size)
+            self._last_part[column.name] = key, raw.view(column.numpy_dtype).reshape(shape.part_rows, *column.shape)
+        return self._last_part[column.name][1]
 
     def ragged_part(self, shape: SegmentShape, column: Column, part: int) -> npt.NDArray[Any]:
         """All entries of one part of a ragged column, (F_p, *shape)."""

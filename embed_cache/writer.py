@@ -120,7 +120,7 @@ class Writer:
         if manifest is None:
             return cls._open_segment(place, schema, 0, plan, np.full(plan.num_rows, -1, dtype=np.int64))
         refuse_stale(manifest.schema, schema, place.label())
-        if _plan_file(place, len(manifest.segments)) is not None:
+        if plan_file(place, len(manifest.segments)) is not None:
             raise StoreError(
                 f"{place.label()} has an unfinished extension (segment {len(manifest.segments)}). "
                 "Finish it first: Writer.resume opens it with the plan it has."
@@ -166,6 +166,16 @@ class Writer:
             found.schema, check_identity(found.schema.kind, identity, found.schema.columns, found.schema.counts), place.label()
         )
         return cls._open_segment(place, found.schema, number, found.plan, found.source, found.widths)
+
+    @classmethod
+    def repair(cls, uri: str | os.PathLike[str], *, identity: Json) -> Writer | None:
+        """A writer of the damaged parts of a sealed segment, the oldest first; None where no part is damaged.
+
+        What follows from other files of the store is mended on the way (`embed_cache.repair`).
+        """
+        from embed_cache.repair import repairer
+
+        return repairer(uri, identity)
 
     def pending(self) -> list[int]:
         """Parts without a valid commit record, as far as this writer has looked."""
@@ -319,13 +329,13 @@ class Writer:
         shape = SegmentShape(number, plan.num_rows, plan.part_rows, schema.columns, schema.counts)
         skeleton, encoded = plan_files(shape, schema, plan, source, widths)
         with place.locked():
-            found = _plan_file(place, number)
+            found = plan_file(place, number)
             if found != encoded:
                 _refuse_other_plan(place, shape, found, encoded, plan)
             place.write({name: data for name, data in {**root_files(), **skeleton}.items() if not _holds(place, name, data)})
             if found is None:
                 if not place.create(shape.plan, encoded):
-                    _refuse_other_plan(place, shape, _plan_file(place, number), encoded, plan)
+                    _refuse_other_plan(place, shape, plan_file(place, number), encoded, plan)
             elif found != encoded:
                 place.write({shape.plan: encoded})
         writer = cls(place, schema, shape, plan)
@@ -430,8 +440,7 @@ class Writer:
     def _columns_of(self, part: int, rows: Sequence[Row | None], provenance: Json) -> tuple[dict[str, bytes], Record]:
         """The column files of a part, and the record that will make them count; `None` rows are copied, or erased."""
         shape, span = self._shape, self.plan.part(part)
-        sources = self._source[span].tolist()
-        outcomes = [(row, self._origin(source) if source >= 0 else None) for row, source in zip(rows, sources, strict=True)]
+        outcomes = self._outcomes(part, rows)
         files: dict[str, bytes] = {}
         starts: dict[str, list[int]] = {}
         lengths: dict[str, list[int]] = {}
@@ -451,7 +460,9 @@ class Writer:
                 values = column.empty(shape.part_rows)
                 for place, (row, origin) in enumerate(outcomes):
                     if origin is not None:
-                        values[place] = self._trusted(column, origin).array(column.name)[origin[2]]
+                        source, inner = origin[0], origin[1]
+                        trusted = self._trusted(column, origin).fixed_part(source, column, inner // source.part_rows)
+                        values[place] = trusted[inner % source.part_rows]
                     elif row is not None and row.status == "ok":
                         values[place] = row.values[column.name]
                 files[shape.chunk(column, part)] = values.tobytes()
@@ -462,7 +473,7 @@ class Writer:
             writer=self.place.number,
             id=list(self.plan.ids[span]),
             group=list(self.plan.groups[span]),
-            source=sources,
+            source=self._source[span].tolist(),
             status=[item[0] for item in numbers],
             permanent=[item[1] for item in numbers],
             reason=[item[2] for item in numbers],
@@ -473,6 +484,11 @@ class Writer:
             files=tuple(entry_of(name, data) for name, data in files.items()),
             provenance=provenance,
         )
+
+    def _outcomes(self, part: int, rows: Sequence[Row | None]) -> list[tuple[Row | None, _Origin | None]]:
+        """What each row of a part becomes: what was computed, or where it is copied from; neither, where it is erased."""
+        sources = self._source[self.plan.part(part)].tolist()
+        return [(row, self._origin(source) if source >= 0 else None) for row, source in zip(rows, sources, strict=True)]
 
     def _origin(self, row: int) -> _Origin:
         assert self._store is not None
@@ -565,9 +581,9 @@ def read_plan(place: Place, number: int) -> PlannedSegment | None:
     """The plan of a segment as it is on disk; None where there is none that can be read."""
     where = place.label(f"{SEGMENTS}/{number:05d}/{PLAN}")
     try:
-        body = unseal_json(_plan_file(place, number) or b"", where)
+        body = unseal_json(plan_file(place, number) or b"", where)
         schema = parse_schema(body, where)
-        shape = _shape_of(body, schema, number, where)
+        shape = shape_of(body, schema, number, where)
         ids, groups = (_planned_strings(place, shape, body, name) for name in STRINGS_PLANNED)
         source = np.frombuffer(_planned_bytes(place, shape, body, "source"), dtype="<i8")
         listed = parse_files(body, where)
@@ -654,7 +670,8 @@ def _sources(store: EmbeddingStore, plan: Plan, recompute: set[str]) -> npt.NDAr
     return source
 
 
-def _plan_file(place: Place, number: int) -> bytes | None:
+def plan_file(place: Place, number: int) -> bytes | None:
+    """The bytes of a segment's plan, None where nothing is planned."""
     return _read_or_none(place, f"{SEGMENTS}/{number:05d}/{PLAN}")
 
 
@@ -700,7 +717,8 @@ def _planned_strings(place: Place, shape: SegmentShape, body: Json, name: str) -
     return [item.decode() for item in np.frombuffer(data, dtype=f"S{len(data) // shape.num_rows}").tolist()]
 
 
-def _shape_of(body: Json, schema: Schema, number: int, where: str) -> SegmentShape:
+def shape_of(body: Json, schema: Schema, number: int, where: str) -> SegmentShape:
+    """The shape that a plan's body says."""
     num_rows, part_rows = (parse_int(body, name, where, 1, 1 << 40) for name in ("num_rows", "part_rows"))
     return SegmentShape(number, num_rows, part_rows, schema.columns, schema.counts)
 
@@ -725,7 +743,7 @@ def _refuse_other_plan(place: Place, shape: SegmentShape, found: bytes | None, e
             raise StoreError(
                 f"{path} was begun with {name} {was}, and this run has {now}. Run with {was}, or choose another output."
             )
-    old = set(_planned_strings(place, _shape_of(body, schema, shape.number, where), body, "id"))
+    old = set(_planned_strings(place, shape_of(body, schema, shape.number, where), body, "id"))
     added, gone = sorted(set(plan.ids) - old)[:3], sorted(old - set(plan.ids))[:3]
     raise StoreError(
         f"{path} was begun with other rows, another order or other rows to copy "
