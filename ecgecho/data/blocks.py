@@ -26,6 +26,9 @@ THREADS = 4
 PAGE = 4096  # what direct reads are aligned to
 DIRECT = getattr(os, "O_DIRECT", 0)
 
+# ctypes.memmove gives the interpreter up and fights for it again with every row; rows are too short for that.
+_memmove = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)(("memmove", ctypes.CDLL(None)))
+
 
 class BlockReader:
     """A pool of `slots` blocks over the chunk files of a column."""
@@ -34,6 +37,7 @@ class BlockReader:
         self.chunks, self.edges = chunks, edges
         self.piece_row = np.union1d(edges[:-1], chunks.first_row)
         self.piece_block = self.block_of(self.piece_row)
+        self.piece_file = np.searchsorted(chunks.first_row, self.piece_row, side="right") - 1
         self._from, self._to = self._extents()
         self._room = np.where(self._to > self._from, -(-self._to // PAGE) * PAGE - self._from // PAGE * PAGE, 0)
         self.slot_bytes = max(int(np.bincount(self.piece_block, self._room).max()), PAGE)
@@ -45,6 +49,7 @@ class BlockReader:
         self._slot: dict[int, int] = {}
         self._loads: dict[int, Future[None]] = {}
         self._held = np.zeros(len(edges) - 1, bool)
+        self._ready = np.zeros(len(edges) - 1, bool)
         self._threads = ThreadPoolExecutor(threads, "blocks")
         self._singles = ThreadPoolExecutor(threads, "rows")
         self.alone = 0
@@ -60,7 +65,7 @@ class BlockReader:
         keep = set(blocks)
         for block in [b for b, load in self._loads.items() if b not in keep and load.done()]:
             del self._loads[block]
-            self._held[block] = False
+            self._held[block] = self._ready[block] = False
             self._free.append(self._slot.pop(block))
         for block in blocks:
             if block not in self._loads and self._free:
@@ -70,10 +75,11 @@ class BlockReader:
 
     def copy(self, rows: I64, out: U8) -> None:
         """The bytes of (M,) rows, one after another, into `out`."""
-        file, offset, size = self.chunks.locate(rows)
-        to = np.cumsum(size) - size
         piece = np.searchsorted(self.piece_row, rows, side="right") - 1
-        held = self._held[self.piece_block[piece]]
+        file, block = self.piece_file[piece], self.piece_block[piece]
+        offset, size = self.chunks.locate(rows, file)
+        to = np.cumsum(size) - size
+        held = self._held[block]
         alone = np.flatnonzero(~held & (size > 0)).tolist()
         self.alone += len(alone)
         reads = [
@@ -82,8 +88,9 @@ class BlockReader:
             )
             for i in alone
         ]
-        for block in np.unique(self.piece_block[piece[held]]).tolist():
-            self._loads[block].result()
+        for waited in np.unique(block[held & ~self._ready[block]]).tolist():
+            self._loads[waited].result()
+            self._ready[waited] = True
         move(out.ctypes.data + to[held], (self._base[piece] + offset)[held], size[held])
         for read in reads:
             read.result()
@@ -96,7 +103,7 @@ class BlockReader:
     def _extents(self) -> tuple[I64, I64]:
         """First byte and one past the last that the rows of each piece own in their file."""
         chunks, stops = self.chunks, np.append(self.piece_row[1:], self.chunks.num_rows)
-        file, begin, _ = chunks.locate(self.piece_row)
+        begin, _ = chunks.locate(self.piece_row, self.piece_file)
         if not chunks.ragged:
             return begin, begin + (stops - self.piece_row) * chunks.entry_bytes
         owns = chunks.counts > 0  # an erased row starts at 0 and owns nothing
@@ -109,15 +116,14 @@ class BlockReader:
         for piece in range(*np.searchsorted(self.piece_block, [block, block + 1]).tolist()):
             room, begin = int(self._room[piece]), int(self._from[piece]) // PAGE * PAGE
             if room:
-                file = int(np.searchsorted(self.chunks.first_row, self.piece_row[piece], side="right")) - 1
-                _read(self.chunks.paths[file], begin, self._pool[at : at + room], int(self._to[piece]) - begin)
+                _read(self.chunks.paths[self.piece_file[piece]], begin, self._pool[at : at + room], int(self._to[piece]) - begin)
             self._base[piece] = self._address + at - begin
             at += room
 
 
 def move(to: I64, source: I64, size: I64) -> None:
     """Copy (M,) stretches of memory from addresses to addresses."""
-    deque(map(ctypes.memmove, to.tolist(), source.tolist(), size.tolist()), maxlen=0)
+    deque(map(_memmove, to.tolist(), source.tolist(), size.tolist()), maxlen=0)
 
 
 def _read(path: str, offset: int, view: memoryview, size: int) -> None:

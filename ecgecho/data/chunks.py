@@ -82,12 +82,11 @@ class Chunks:
                 f"rows {rows.min()} to {rows.max()} were asked of {self.name!r}, which has rows 0 to {self.num_rows - 1}."
             )
 
-    def locate(self, rows: I64) -> tuple[I64, I64, I64]:
-        """(M,) -> the file, the first byte in it and the number of bytes of each row."""
-        file = np.searchsorted(self.first_row, rows, side="right") - 1
+    def locate(self, rows: I64, file: I64) -> tuple[I64, I64]:
+        """(M,) rows and the file each lies in -> the first byte in the file, and the number of bytes."""
         if self.ragged:
-            return file, self.starts[rows] * self.entry_bytes, self.counts[rows] * self.entry_bytes
-        return file, (rows - self.first_row[file]) * self.entry_bytes, np.full(len(rows), self.entry_bytes)
+            return self.starts[rows] * self.entry_bytes, self.counts[rows] * self.entry_bytes
+        return (rows - self.first_row[file]) * self.entry_bytes, np.full(len(rows), self.entry_bytes)
 
     def flat(self, *, load: bool) -> Flat:
         """Mapped, each chunk file where it lies, or loaded: read whole into memory."""

@@ -9,6 +9,7 @@ Shape letters: N rows of all stores, M rows asked for.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,9 +21,9 @@ from torch import Tensor
 
 import embed_cache
 from ecgecho.data.blocks import BlockReader, move
-from ecgecho.data.chunks import Chunks, Flat
+from ecgecho.data.chunks import Chunks
 from ecgecho.data.sampler import AHEAD, BlockOrder
-from ecgecho.types import I64, UsageError, UserError
+from ecgecho.types import I64, U8, UsageError, UserError
 
 Place = Literal["device", "pinned", "mapped", "blocks"]
 AnyPlace = Literal["auto", "device", "pinned", "mapped", "blocks"]
@@ -31,6 +32,8 @@ DEVICE_SHARE = 0.5  # of the GPU's free memory; the rest is for the model and it
 PINNED_SHARE = 0.5  # of the host's free memory
 MAPPED_SHARE = 0.9  # of it; beyond that every pass would push out the pages that it needs next
 COPIED_BYTES = 64 << 20
+KEPT, KEPT_BYTES = 4, 64 << 20  # batches whose memory is kept for the next, and how large they may be
+LINE = 64
 
 
 class Table:
@@ -49,21 +52,26 @@ class Table:
         self.place: Place = choose(self.chunks.num_bytes, device) if place == "auto" else place
         _check(self.place, self.chunks.num_bytes, device, column)
         self.shape, self.dtype = self.chunks.shape, torch.from_numpy(np.empty(0, self.chunks.dtype)).dtype
-        self._flat: Flat | None = None
+        self._first = np.empty(0, np.int64)
+        self._memory = _Memory()
         self._tensor: Tensor | None = None
         self._reader: BlockReader | None = None
         if self.place == "blocks":
             self._reader = BlockReader(self.chunks, self.chunks.block_edges(blocks.block_bytes), slots=blocks.pool + AHEAD)
             return
-        self._flat = self.chunks.flat(load=self.place == "pinned" or (self.place == "device" and device.type == "cpu"))
+        self._values, self._first = self.chunks.flat(
+            load=self.place == "pinned" or (self.place == "device" and device.type == "cpu")
+        )
         if self.place == "device" and device.type != "cpu":
-            self._tensor = _copy_to(device, self._flat.entries)
+            self._tensor = _copy_to(device, self._values)
 
     def __len__(self) -> int:
         return self.chunks.num_rows
 
     def gather(self, rows: I64) -> Tensor:
         """(M,) -> (M, *shape) on the device."""
+        if self.device.type == "cpu":
+            return self.gather_host(rows)
         if self._tensor is None:
             return self.gather_host(rows).to(self.device, non_blocking=True)
         return self._tensor.index_select(0, torch.from_numpy(self._entries(rows)).to(self.device, non_blocking=True))
@@ -71,14 +79,13 @@ class Table:
     def gather_host(self, rows: I64) -> Tensor:
         """(M,) -> (M, *shape) on the host, page-locked where the device is a GPU."""
         entries = self._entries(rows)
-        out = self._empty(len(rows))
+        result, out = self._empty(len(rows))
         if self._reader is not None:
             self._reader.copy(rows, _bytes_of(out))
         else:
-            assert self._flat is not None
             # One thread: many collapse under load. "clip", because "raise" goes through a copy; the rows are checked above.
-            np.take(self._flat.entries, entries, axis=0, out=out.numpy(), mode="clip")
-        return out
+            np.take(self._values, entries, axis=0, out=out, mode="clip")
+        return result
 
     def gather_ragged(self, rows: I64) -> tuple[Tensor, Tensor]:
         """(M,) -> all entries of these rows (sum of their numbers, *shape), and start (M + 1,) int64, on the device.
@@ -91,17 +98,15 @@ class Table:
         np.cumsum(count, out=start[1:])
         begin = torch.from_numpy(start).to(self.device, non_blocking=True)
         if self._tensor is not None:
-            assert self._flat is not None
-            place = np.repeat(self._flat.first[rows] - start[:-1], count) + np.arange(start[-1])
+            place = np.repeat(self._first[rows] - start[:-1], count) + np.arange(start[-1])
             return self._tensor.index_select(0, torch.from_numpy(place).to(self.device, non_blocking=True)), begin
-        out = self._empty(int(start[-1]))
+        result, out = self._empty(int(start[-1]))
         if self._reader is not None:
             self._reader.copy(rows, _bytes_of(out))
         else:
-            assert self._flat is not None
-            entries, size = self._flat.entries, self.chunks.entry_bytes
-            move(out.data_ptr() + start[:-1] * size, entries.ctypes.data + self._flat.first[rows] * size, count * size)
-        return out.to(self.device, non_blocking=True), begin
+            size = self.chunks.entry_bytes
+            move(out.ctypes.data + start[:-1] * size, self._values.ctypes.data + self._first[rows] * size, count * size)
+        return result.to(self.device, non_blocking=True), begin
 
     def hold(self, blocks: Iterable[int]) -> None:
         """Place "blocks": which blocks the next gathers need, in the order of their need. Of no effect elsewhere."""
@@ -111,12 +116,37 @@ class Table:
     def _entries(self, rows: I64) -> I64:
         """Places of fixed rows in the flat array or tensor."""
         self.chunks.check(rows)
-        if self._flat is None or (len(self._flat.first) == 1 and not self._flat.first[0]):
+        if len(self._first) <= 1:
             return rows
-        return rows + self._flat.first[np.searchsorted(self.chunks.segment_ends, rows, side="right")]
+        return rows + self._first[np.searchsorted(self.chunks.segment_ends, rows, side="right")]
 
-    def _empty(self, count: int) -> Tensor:
-        return torch.empty((count, *self.shape), dtype=self.dtype, pin_memory=self.device.type == "cuda")
+    def _empty(self, count: int) -> tuple[Tensor, npt.NDArray[Any]]:
+        """(count, *shape) to fill, as both; page-locked where the device is a GPU."""
+        shape = (count, *self.shape)
+        if self.device.type == "cuda":
+            locked = torch.empty(shape, dtype=self.dtype, pin_memory=True)
+            return locked, locked.numpy()
+        out = np.ndarray(shape, self.chunks.dtype, *self._memory.lend(count * self.chunks.entry_bytes))
+        return torch.from_numpy(out), out
+
+
+class _Memory:
+    """Memory for batches, lent again when nobody holds the former batch any more: fresh pages cost a fifth of a gather."""
+
+    def __init__(self) -> None:
+        self._owned: list[tuple[U8, int]] = []
+
+    def lend(self, size: int) -> tuple[U8, int]:
+        """An array and the place in it from which `size` bytes are free, at a line of the cache."""
+        for whole, first in self._owned:
+            # References: the list's, `whole` and the argument. A tensor over this memory, or any view of one, is another.
+            if sys.getrefcount(whole) == 3 and len(whole) >= first + size:
+                return whole, first
+        fresh = np.empty(size + LINE, np.uint8)
+        first = -fresh.ctypes.data % LINE
+        if size <= KEPT_BYTES:
+            self._owned = [*self._owned, (fresh, first)][-KEPT:]
+        return fresh, first
 
 
 def choose(num_bytes: int, device: torch.device) -> Place:
@@ -186,5 +216,5 @@ def _copy_to(device: torch.device, entries: npt.NDArray[Any]) -> Tensor:
     return result
 
 
-def _bytes_of(values: Tensor) -> npt.NDArray[np.uint8]:
-    return values.numpy().reshape(-1).view(np.uint8)
+def _bytes_of(values: npt.NDArray[Any]) -> U8:
+    return values.reshape(-1).view(np.uint8)
