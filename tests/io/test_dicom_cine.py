@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from functools import partial
 
 import numpy as np
 import pydicom
@@ -16,6 +17,7 @@ from pydicom.pixels import convert_color_space
 
 from ecgecho.io import read_echo, scan_echo
 from ecgecho.io.files import MAX_BYTES
+from ecgecho.io.jpeg import scale_for
 from ecgecho.types import ItemError
 
 REAL = get_testdata_file("examples_ybr_color.dcm", download=False)
@@ -133,6 +135,77 @@ def test_run_length_frames_are_exact(tmp_path):
     packed.compress(pydicom.uid.RLELossless)
     packed.save_as(path)
     np.testing.assert_array_equal(read_echo(path).frames, frames)
+
+
+# --- smaller pictures straight from the JPEG decoder
+
+
+def small(path, least=24):
+    return read_echo(path, decode="dct", least=least)
+
+
+@given(rows=st.integers(1, 2000), columns=st.integers(1, 2000), least=st.integers(1, 2000))
+def test_the_scale_is_the_largest_that_leaves_enough_lines(rows, columns, least):
+    scale = scale_for(rows, columns, least)
+    fits = [s for s in (1, 2, 4, 8) if min(-(-rows // s), -(-columns // s)) >= least]
+    assert scale == max(fits, default=1)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(96, 128), (97, 131), (103, 121)])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_smaller_picture_is_the_area_mean_of_the_full_one(tmp_path, rows, columns, scale):
+    path = jpeg_cine(tmp_path / "a.dcm", pictures(3, rows, columns))
+    full, found = read_echo(path), small(path, least=-(-rows // scale))
+    assert found.frames.shape == (3, -(-rows // scale), -(-columns // scale), 3)
+    whole = full.frames[:, : rows // scale * scale, : columns // scale * scale].astype(float)
+    blocks = whole.reshape(3, rows // scale, scale, columns // scale, scale, 3).mean(axis=(2, 4))
+    error = np.abs(found.frames[:, : rows // scale, : columns // scale] - blocks)
+    assert error.mean() < 1
+    assert error.max() < 16
+    # Shifted by one pixel it would fit worse: the two grids lie on each other.
+    assert np.abs(found.frames[:, :, 1 : columns // scale][:, : rows // scale] - blocks[:, :, :-1]).mean() > 2 * error.mean()
+    np.testing.assert_array_equal(found.frame_time_ms, full.frame_time_ms)
+    assert (found.kind, found.defects) == (full.kind, full.defects)
+
+
+@pytest.mark.parametrize("photometric", ["YBR_FULL_422", "RGB"])
+@pytest.mark.parametrize("marker", ["jfif", "adobe", "none"])
+@pytest.mark.parametrize("stored", ["ybr", "rgb"])
+def test_a_smaller_picture_has_the_colours_of_the_full_one(tmp_path, stored, marker, photometric):
+    path = jpeg_cine(tmp_path / "a.dcm", stored=stored, marker=marker, photometric=photometric)
+    full, found = read_echo(path), small(path)
+    blocks = full.frames.astype(float).reshape(4, 24, 2, 32, 2, 3).mean(axis=(2, 4))
+    assert found.defects == full.defects
+    assert np.abs(found.frames - blocks).mean() < 1.5
+
+
+def test_regions_and_scale_are_those_of_the_smaller_picture(tmp_path):
+    path = jpeg_cine(tmp_path / "a.dcm", SequenceOfUltrasoundRegions=[region(3, 4, 63, 46, cm=0.03)])
+    found = small(path)
+    assert (found.regions[0].x0, found.regions[0].y0, found.regions[0].x1, found.regions[0].y1) == (1, 2, 31, 23)
+    assert found.cm_per_px == pytest.approx(0.06)
+    real = read_echo(REAL, decode="dct", least=112)
+    assert real.frames.shape == (30, 120, 160, 3)
+    assert (real.regions[0].x1, real.regions[0].y1, real.cm_per_px) == (148, 103, pytest.approx(4 * 0.05104970559))
+
+
+def test_a_picture_that_is_small_enough_is_the_full_one(tmp_path):
+    path = jpeg_cine(tmp_path / "a.dcm")
+    for least in (25, 48, 224):
+        np.testing.assert_array_equal(small(path, least=least).frames, read_echo(path, decode="full").frames)
+
+
+def test_what_is_no_jpeg_is_decoded_in_full(tmp_path):
+    frames, items = pictures(), [region(3, 4, 63, 46, cm=0.03)]
+    ds = dataset(4, 48, 64, photometric="RGB", SequenceOfUltrasoundRegions=items)
+    found = small(save(tmp_path / "a.dcm", ds, frames.tobytes()))
+    np.testing.assert_array_equal(found.frames, frames)
+    assert (found.regions[0].x1, found.cm_per_px) == (63, pytest.approx(0.03))
+
+
+def test_full_is_what_nobody_asks_for(tmp_path):
+    path = jpeg_cine(tmp_path / "a.dcm", pictures(2, 700, 900))
+    np.testing.assert_array_equal(read_echo(path).frames, pydicom.dcmread(path).pixel_array)
 
 
 # --- times, regions, kinds
@@ -301,6 +374,8 @@ def test_a_damaged_jpeg_or_one_of_another_size_is_undecodable(tmp_path):
     assert outcome(read_echo, broken) == ("undecodable", "failed", True)
     larger = save(tmp_path / "b.dcm", ds, [*frames[:3], jpeg(pictures(1, 64, 64)[0])])
     assert outcome(read_echo, larger) == ("undecodable", "failed", True)
+    for path in (broken, larger):
+        assert outcome(small, path) == ("undecodable", "failed", True)
 
 
 @pytest.fixture(scope="module")
@@ -326,6 +401,6 @@ def test_damaged_bytes_give_a_clip_or_an_item_error(small_files, which, cut, fli
         data[position % len(data)] = value
     path = folder / "damaged.dcm"
     path.write_bytes(data[: max(1, round(len(data) * min(1.0, cut + 0.5)))])
-    for call in (read_echo, scan_echo):
+    for call in (read_echo, scan_echo, partial(small, least=4)):
         with contextlib.suppress(ItemError):
             call(path)
