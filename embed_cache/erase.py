@@ -36,8 +36,9 @@ from embed_cache.manifest import (
 )
 from embed_cache.place import TEMPORARY, Place, place_of
 from embed_cache.plan import Plan
+from embed_cache.segment import entry_of, plan_files, read_plan
 from embed_cache.store import is_store, open_erasures, read_head
-from embed_cache.writer import UNKNOWN_COUNT, entry_of, plan_files, read_plan
+from embed_cache.writer import UNKNOWN_COUNT
 
 T = TypeVar("T")
 ERASED = STATUS.index("erased")

@@ -16,8 +16,8 @@ from embed_cache.errors import DamagedStore, IncompleteStore
 from embed_cache.layout import ERASURES, SEGMENTS, STATUS, SegmentShape
 from embed_cache.manifest import Manifest, parse_schema, sealed_hash, unseal_json
 from embed_cache.place import TEMPORARY, Place, place_of
+from embed_cache.segment import plan_file, shape_of
 from embed_cache.store import EmbeddingStore, is_store, open_at, read_head
-from embed_cache.writer import plan_file, shape_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,8 +43,9 @@ from embed_cache.manifest import (
 )
 from embed_cache.place import TEMPORARY, Place, place_of
 from embed_cache.plan import Plan
+from embed_cache.segment import entry_of, index_files, plan_files, read_plan
 from embed_cache.store import EmbeddingStore, is_store, read_head
-from embed_cache.writer import Row, Writer, entry_of, index_files, plan_files, read_plan
+from embed_cache.writer import Row, Writer
 
 REBUILT: Json = {"rebuilt": True}
 

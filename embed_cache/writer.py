@@ -6,7 +6,6 @@ What exists is judged by commit records and checksums, never by the presence of 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from embed_cache.layout import (
     ERASURES,
     FORMAT_VERSION,
     HEAD,
-    PLAN,
     ROOT,
     SEGMENTS,
     STATUS,
@@ -32,7 +30,6 @@ from embed_cache.layout import (
     zarr_array,
 )
 from embed_cache.manifest import (
-    FileEntry,
     Json,
     Manifest,
     Record,
@@ -40,17 +37,16 @@ from embed_cache.manifest import (
     check_identity,
     parse_files,
     parse_head,
-    parse_int,
     parse_record,
     parse_schema,
     plain_json,
     refuse_stale,
-    seal_json,
     sealed_hash,
     unseal_json,
 )
 from embed_cache.place import TEMPORARY, Place, place_of
 from embed_cache.plan import Plan, encode_name, make_plan
+from embed_cache.segment import entry_of, index_files, plan_file, plan_files, planned_strings, read_or_none, read_plan, shape_of
 from embed_cache.store import EmbeddingStore, is_store, open_at, open_erasures, read_head
 
 MAX_TEXT_BYTES = 256  # of a reason or a fingerprint
@@ -190,7 +186,7 @@ class Writer:
             part = names.get(name)
             if part is None:
                 continue
-            if self._counts(part, _read_or_none(self.place, name)):
+            if self._counts(part, read_or_none(self.place, name)):
                 self._done.add(part)
         return self.pending()
 
@@ -232,14 +228,14 @@ class Writer:
         place, name = self.place, self._shape.record(part)
         place.stage(files)
         with place.locked():
-            if sealed_hash(_read_or_none(place, self._shape.plan) or b"") != self._plan_hash:
+            if sealed_hash(read_or_none(place, self._shape.plan) or b"") != self._plan_hash:
                 place.remove([f"{path}.{place.number}.tmp" for path in files])
                 raise StoreError(
                     f"{place.label(self._shape.plan)} was changed meanwhile (an erasure does that). "
                     "What was finished is kept; run the same command again."
                 )
             while not place.create(name, record):
-                old = _read_or_none(place, name)
+                old = read_or_none(place, name)
                 if self._counts(part, old):
                     place.remove([f"{path}.{place.number}.tmp" for path in files])
                     return False
@@ -268,7 +264,7 @@ class Writer:
             raise IncompleteStore(f"{self.path} has {len(self.pending())} parts left; commit all of pending() before seal.")
         _finish_erasures(self.place)
         with self.place.locked():
-            old_head = _read_or_none(self.place, HEAD)
+            old_head = read_or_none(self.place, HEAD)
             old = parse_head(old_head, self.place.label(HEAD)) if old_head else None
             if old is None or len(old.segments) <= self._shape.number:
                 self._seal(note, old_head, old)
@@ -367,7 +363,7 @@ class Writer:
         """Finds what is committed: records that are whole and of this plan, with the recorded bytes in place or staged."""
         records: dict[int, tuple[Record, bytes]] = {}
         for part in range(self._shape.num_parts):
-            data = _read_or_none(self.place, self._shape.record(part))
+            data = read_or_none(self.place, self._shape.record(part))
             record = self._parsed(part, data)
             if record is not None:
                 records[part] = record, data or b""
@@ -548,78 +544,6 @@ def _check_value(column: Column, value: npt.NDArray[Any], where: str) -> None:
         )
 
 
-def index_files(shape: SegmentShape, records: Sequence[Record], widths: Mapping[str, int] | None = None) -> dict[str, bytes]:
-    """Index arrays that follow from all commit records of a segment, with their metadata; strings at least `widths` wide."""
-    texts = {name: [text.encode() for record in records for text in getattr(record, name)] for name in STRINGS_SEALED}
-    arrays: dict[str, npt.NDArray[Any]] = {name: _strings(values, (widths or {}).get(name, 1)) for name, values in texts.items()}
-    for name in ("status", "permanent"):
-        arrays[name] = np.array([value for record in records for value in getattr(record, name)], dtype=np.uint8)
-    for field_name, names in (
-        ("counts", shape.counts),
-        ("ragged_start", [column.name for column in shape.ragged()]),
-        ("ragged_count", [column.name for column in shape.ragged()]),
-    ):
-        for name in names:
-            values = [value for record in records for value in getattr(record, field_name)[name]]
-            arrays[f"{field_name}/{name}"] = np.array(values, dtype="<i8")
-    return _index_arrays(shape, arrays)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedSegment:
-    """What plan.json and the arrays it lists say."""
-
-    schema: Schema
-    shape: SegmentShape
-    plan: Plan
-    source: npt.NDArray[np.int64]
-    widths: Mapping[str, int]
-    """Of the strings `id` and `group`: an erasure leaves arrays as wide as they were."""
-
-
-def read_plan(place: Place, number: int) -> PlannedSegment | None:
-    """The plan of a segment as it is on disk; None where there is none that can be read."""
-    where = place.label(f"{SEGMENTS}/{number:05d}/{PLAN}")
-    try:
-        body = unseal_json(plan_file(place, number) or b"", where)
-        schema = parse_schema(body, where)
-        shape = shape_of(body, schema, number, where)
-        ids, groups = (_planned_strings(place, shape, body, name) for name in STRINGS_PLANNED)
-        source = np.frombuffer(_planned_bytes(place, shape, body, "source"), dtype="<i8")
-        listed = parse_files(body, where)
-        widths = {name: listed[shape.index_chunk(name)].size // shape.num_rows for name in STRINGS_PLANNED}
-    except DamagedStore:
-        return None
-    seed = parse_int(body, "seed", where, 0, 1 << 63)
-    plan = Plan(ids=tuple(ids), groups=tuple(groups), part_rows=shape.part_rows, seed=seed)
-    return PlannedSegment(schema=schema, shape=shape, plan=plan, source=source, widths=widths)
-
-
-def plan_files(
-    shape: SegmentShape,
-    schema: Schema,
-    plan: Plan,
-    source: npt.NDArray[np.int64],
-    widths: Mapping[str, int] | None = None,
-) -> tuple[dict[str, bytes], bytes]:
-    """All that is known of a segment before its first part: metadata and planned arrays, and the plan that lists them."""
-    strings = {
-        name: _strings([text.encode() for text in values], (widths or {}).get(name, 1))
-        for name, values in zip(STRINGS_PLANNED, (plan.ids, plan.groups), strict=True)
-    }
-    skeleton = {**shape.skeleton(), **_index_arrays(shape, {**strings, "source": source.astype("<i8")})}
-    body = {
-        "format_version": FORMAT_VERSION,
-        **schema.to_json(),
-        "segment": shape.number,
-        "num_rows": plan.num_rows,
-        "part_rows": plan.part_rows,
-        "seed": plan.seed,
-        "files": [list(entry_of(name, skeleton[name])) for name in sorted(skeleton)],
-    }
-    return skeleton, seal_json(body)
-
-
 def _begin(place: Place) -> None:
     """The place of a store, new or found; any other folder that holds something is refused."""
     names = place.top()
@@ -670,59 +594,6 @@ def _sources(store: EmbeddingStore, plan: Plan, recompute: set[str]) -> npt.NDAr
     return source
 
 
-def plan_file(place: Place, number: int) -> bytes | None:
-    """The bytes of a segment's plan, None where nothing is planned."""
-    return _read_or_none(place, f"{SEGMENTS}/{number:05d}/{PLAN}")
-
-
-def _read_or_none(place: Place, name: str) -> bytes | None:
-    try:
-        return place.read(name)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _index_arrays(shape: SegmentShape, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, bytes]:
-    files = {}
-    for name, values in arrays.items():
-        dtype, width = shape.index_arrays()[name]
-        fill = 0 if width == 0 else int(np.iinfo(dtype).min)
-        files[shape.index_meta(name)] = zarr_array(values.shape, shape.num_rows, dtype, fill)
-        files[shape.index_chunk(name)] = values.tobytes()
-    return files
-
-
-def _strings(values: Sequence[bytes], width: int = 1) -> npt.NDArray[np.uint8]:
-    """Byte strings -> (N, W) uint8, zero-padded; W at least `width`."""
-    width = max(width, *map(len, values))
-    return np.array(values, dtype=f"S{width}").view(np.uint8).reshape(len(values), width)
-
-
-def _planned_bytes(place: Place, shape: SegmentShape, body: Json, name: str) -> bytes:
-    entry = parse_files(body, place.label(shape.plan)).get(shape.index_chunk(name))
-    try:
-        data = place.read(entry.path) if entry else b""
-    except OSError:
-        data = b""
-    if entry is None or hashlib.sha256(data).hexdigest() != entry.sha256 or len(data) % shape.num_rows:
-        raise DamagedStore(
-            f"{place.label(shape.index_chunk(name))} is damaged. "
-            f"Remove {place.label(shape.folder)} and run the same command again."
-        )
-    return data
-
-
-def _planned_strings(place: Place, shape: SegmentShape, body: Json, name: str) -> list[str]:
-    data = _planned_bytes(place, shape, body, name)
-    return [item.decode() for item in np.frombuffer(data, dtype=f"S{len(data) // shape.num_rows}").tolist()]
-
-
-def shape_of(body: Json, schema: Schema, number: int, where: str) -> SegmentShape:
-    """The shape that a plan's body says."""
-    num_rows, part_rows = (parse_int(body, name, where, 1, 1 << 40) for name in ("num_rows", "part_rows"))
-    return SegmentShape(number, num_rows, part_rows, schema.columns, schema.counts)
-
-
 def _refuse_other_plan(place: Place, shape: SegmentShape, found: bytes | None, encoded: bytes, plan: Plan) -> None:
     """Says how the open segment was planned otherwise. A lost or damaged plan is written again if no record is of another one."""
     path, where = place.label(), place.label(shape.plan)
@@ -743,7 +614,7 @@ def _refuse_other_plan(place: Place, shape: SegmentShape, found: bytes | None, e
             raise StoreError(
                 f"{path} was begun with {name} {was}, and this run has {now}. Run with {was}, or choose another output."
             )
-    old = set(_planned_strings(place, shape_of(body, schema, shape.number, where), body, "id"))
+    old = set(planned_strings(place, shape_of(body, schema, shape.number, where), body, "id"))
     added, gone = sorted(set(plan.ids) - old)[:3], sorted(old - set(plan.ids))[:3]
     raise StoreError(
         f"{path} was begun with other rows, another order or other rows to copy "
@@ -764,9 +635,4 @@ def _plans_of_records(place: Place, log: str) -> set[str]:
 
 
 def _holds(place: Place, name: str, data: bytes) -> bool:
-    return place.sizes([name])[name] == len(data) and _read_or_none(place, name) == data
-
-
-def entry_of(name: str, data: bytes) -> FileEntry:
-    """A file as heads and records list it."""
-    return FileEntry(name, len(data), hashlib.sha256(data).hexdigest())
+    return place.sizes([name])[name] == len(data) and read_or_none(place, name) == data
