@@ -281,7 +281,8 @@ def _info_lines(found: Mapping[str, Any], catalog: Catalog | None) -> list[str]:
         if value:
             lines.append(f"{name:10} {value}")
 
-    rows = f"{found['rows']} in {found['groups']} studies or recordings" if found["complete"] else str(found["rows"])
+    what = "studies" if found.get("kind") == "echo" else "groups"
+    rows = f"{found['rows']} in {found['groups']} {what}" if found["complete"] else str(found["rows"])
     if found.get("rows_superseded"):
         rows += f", and {found['rows_superseded']} that were made anew later or erased"
     tell("rows", rows)
@@ -329,7 +330,7 @@ def _table(coverage: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _reasons(found: Mapping[str, Any]) -> list[str]:
     return [
-        f"  {status}: {reason:40} {count:>9,}"
+        f"  {f'{status}: {reason}':44} {count:>9,}"
         for status in (*STATUSES[1:], "ok")
         for reason, count in sorted(found.get("reasons", {}).get(status, {}).items())
     ]

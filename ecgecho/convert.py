@@ -188,6 +188,8 @@ def _about(store: embed_cache.EmbeddingStore) -> Json:
 
 
 def _format_of(out: Path, to: str) -> str:
+    if embed_cache.is_remote(out):
+        raise UsageError(f"{out} is in a bucket; an export is written to a local place, from where any tool can copy it.")
     suffix = out.suffix.lower()
     by_suffix = next((name for name, known in SUFFIXES.items() if suffix in known), "")
     if to == "auto":
@@ -744,7 +746,7 @@ def _in_order(function: Callable[[Any], Any], tasks: Sequence[Any], workers: int
 
 
 def _check_place(out: str | os.PathLike[str], columns: Sequence[Column], num_rows: int) -> None:
-    if "://" in os.fspath(out):
+    if embed_cache.is_remote(out):
         return
     near = next(parent for parent in (Path(out).absolute(), *Path(out).absolute().parents) if parent.exists())
     if not near.is_dir() or not os.access(near, os.W_OK):

@@ -117,21 +117,21 @@ def _compare(
         left, right = (numbers[start : start + step] for numbers in rows)
         names = ids[start : start + step]
         told(start)
-        if column.ragged:
-            values = [reader.take_ragged(column, part) for reader, part in zip(readers, (left, right), strict=True)]
-            for name, x, y in zip(names, *values, strict=True):
-                if len(x) != len(y):
-                    result.rows.add([name])
-                    result.other_length += 1
-                else:
-                    _note(result, [name], x[None], y[None])
-            continue
         stored = [reader.checksums(column, numbers) for reader, numbers in zip(readers, (left, right), strict=True)]
-        unread = [p != q for p, q in zip(*stored, strict=True)]
-        wanted = np.flatnonzero(unread)
-        if len(wanted):
-            x, y = readers[0].take(column, left[wanted]), readers[1].take(column, right[wanted])
-            _note(result, [names[k] for k in wanted.tolist()], x, y)
+        wanted = np.flatnonzero([p != q for p, q in zip(*stored, strict=True)])
+        if not len(wanted):
+            continue
+        left, right, names = left[wanted], right[wanted], [names[k] for k in wanted.tolist()]
+        if not column.ragged:
+            _note(result, names, readers[0].take(column, left), readers[1].take(column, right))
+            continue
+        values = [reader.take_ragged(column, part) for reader, part in zip(readers, (left, right), strict=True)]
+        for name, x, y in zip(names, *values, strict=True):
+            if len(x) != len(y):
+                result.rows.add([name])
+                result.other_length += 1
+            else:
+                _note(result, [name], x[None], y[None])
     return result
 
 

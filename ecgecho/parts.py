@@ -54,13 +54,17 @@ class PartReader:
         result: I64 = np.concatenate(counts)[rows]
         return result
 
-    def checksums(self, column: Column, rows: I64) -> list[tuple[str, int]]:
-        """(M,) -> (sha256 of the file that holds a row of a fixed column, its place in that file)."""
-        found: list[tuple[str, int]] = [("", 0)] * len(rows)
+    def checksums(self, column: Column, rows: I64) -> list[tuple[str, int, int]]:
+        """(M,) -> (sha256 of the file that holds a row's values, where they begin in it, how many): equal means equal values."""
+        found: list[tuple[str, int, int]] = [("", 0, 0)] * len(rows)
         for number, part, here in self._places(rows):
-            digest = self.store.manifest.files[self._segments[number].chunk(column, part)].sha256
-            for place, inner in zip(here.tolist(), self._inner(rows[here], number, part).tolist(), strict=True):
-                found[place] = (digest, inner)
+            entry = self.store.manifest.files.get(self._segments[number].chunk(column, part))
+            starts, counts = self._inner(rows[here], number, part), np.ones(len(here), np.int64)
+            if column.ragged:
+                index, inner = self.store.segment_index(number), rows[here] - self._offsets[number]
+                starts, counts = (index[f"ragged_{what}/{column.name}"][inner] for what in ("start", "count"))
+            for place, start, count in zip(here.tolist(), starts.tolist(), counts.tolist(), strict=True):
+                found[place] = (entry.sha256 if entry else "", start, count)
         return found
 
     def _places(self, rows: I64) -> Iterator[tuple[int, int, I64]]:

@@ -127,6 +127,15 @@ def test_an_erased_subject_is_gone_and_no_import_brings_it_back(cohort, tmp_path
     assert not any(clip.encode() in exported for clip in gone)
 
 
+def test_the_python_of_the_page_runs(cohort, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/store.md").read_text(encoding="utf-8")
+    (tmp_path / "cohort").mkdir()
+    must("store", "export", cohort.echo, "--out", tmp_path / "cohort/echo.h5")
+    monkeypatch.chdir(tmp_path)
+    code = page.split("```python\n")[1].split("```")[0] + "\nassert len(ids) == len(studies) == len(mean) == len(std) > 0\n"
+    exec(compile(code, "store.md", "exec"), {})
+
+
 def no_study(tmp: Path) -> Path:
     (tmp / "t.csv").write_text("id,path\na,b\n")
     return tmp / "t.csv"
@@ -149,6 +158,7 @@ TABLE = {
     "export below a file": (1, "store export {echo} --out {made}/x.h5", thesis, ["thesis.h5"]),
     "export to an unknown format": (2, "store export {echo} --out {tmp}/x --to parquet", None, ["parquet", "hdf5"]),
     "export with another ending": (2, "store export {echo} --out {tmp}/x.txt", None, [".txt", ".h5"]),
+    "export to a bucket": (2, "store export {echo} --out s3://b/x.h5", None, ["bucket", "local"]),
     "import of nothing": (1, "store import {tmp}/nowhere --out {tmp}/s.zarr --teacher-name x", None, ["nowhere"]),
     "import of other files": (1, "store import {catalog} --out {tmp}/s.zarr --teacher-name x", None, [".npy"]),
     "import of junk": (1, "store import {made} --out {tmp}/s.zarr --teacher-name x", junk, ["a.npy"]),
