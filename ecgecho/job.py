@@ -432,8 +432,9 @@ class Job:
         out = self.target.out
         seconds = time.monotonic() - began
         checked = embed_cache.verify(out, sample_parts=8, seed=self.num_computed)
-        if not checked.ok:
-            raise UserError(f"{out} does not verify. `ecgecho store verify {out}` names the damaged rows.")
+        if checked.damages:  # files that are not listed may be another writer's, who is still at work
+            what = "; ".join(f"{damage.path}: {damage.problem}" for damage in checked.damages[:3])
+            raise UserError(f"{out} does not verify ({what}). `ecgecho store verify {out}` names the damaged rows.")
         opened = embed_cache.open(out)
         live = opened.index.filter(opened.index["live"]).to_pydict()
         by_reason: Counter[str] = Counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +28,14 @@ def ecg_job(listed: Path, out: Path, *, contract: str = "echoing_ecg") -> CacheR
 def contract_job(raw: Path, out: Path) -> CacheReport:
     """`ecgecho cache-ecg` on a raw store."""
     return cache.contract_job(raw, cache.find_contract("echoing_ecg"), out).run()
+
+
+def start(*words: object) -> subprocess.Popen[str]:
+    """`ecgecho` in a session of its own, so that a kill of its group is a kill of all that it started there."""
+    line = [sys.executable, "-m", "ecgecho", *(str(w) for w in words)]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def commits(store: Path) -> int:
+    """Commit records of a store, whole or not."""
+    return len(list(store.rglob("log/*.json")))

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,69 +13,20 @@ import pytest
 from command_line import ecgecho, must
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jobs import echo_job
+from jobs import commits, echo_job, start
 
 import embed_cache
 from ecgecho.echo.moments import moments
 from ecgecho.types import ItemError
-
-SLOW_TEACHER = """
-import time
-from pathlib import Path
-from docs_teacher import Config, MeanColour, build, spec, prepare as quick
-
-def prepare(spec, frames, frame_time_ms):
-    time.sleep(0.05)
-    return quick(spec, frames, frame_time_ms)
-"""
-HANGING_TEACHER = SLOW_TEACHER.replace("time.sleep(0.05)", "time.sleep(3600 if len(frames) == 7 else 0)")
-
-
-@pytest.fixture(scope="module")
-def teachers(tmp_path_factory) -> Path:
-    """Two plug-in teachers outside the package: one slow, one that hangs on a clip of seven frames."""
-    folder = tmp_path_factory.mktemp("teachers")
-    guide = (Path(__file__).parents[2] / "docs/plugins.md").read_text()
-    code = next(part.split("```")[0] for part in guide.split("```python\n") if "class MeanColour" in part)
-    for name, ending in (("slow", SLOW_TEACHER), ("hanging", HANGING_TEACHER)):
-        tail = ending.split("docs_teacher import Config, MeanColour, build, spec, prepare as quick", 1)[1]
-        (folder / f"{name}.py").write_text(code + "\nimport time\nquick = prepare\n" + tail)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cines(cohort, tmp_path_factory) -> Path:
-    """A folder of a dozen simulated cines."""
-    folder = tmp_path_factory.mktemp("cines")
-    for number, path in enumerate(cohort.cines[:12]):
-        (folder / f"s{number // 2}").mkdir(exist_ok=True)
-        shutil.copy(path, folder / f"s{number // 2}" / f"{number}.dcm")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def catalog(cines, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("catalog") / "c"
-    must("index", "folder", cines, "--out", out)
-    return out
-
-
-def start(*words: object) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "ecgecho", *(str(w) for w in words)]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def commits(store: Path) -> int:
-    return len(list(store.rglob("log/*.json")))
 
 
 def index_of(store: Path) -> dict:
     return embed_cache.open(store).index.to_pydict()
 
 
-def test_killed_at_any_part_and_run_again_equals_no_kill(catalog, teachers, tmp_path):
-    words = ("cache-echo", catalog, "--teacher", teachers / "slow.py", "--part-rows", 1, "--workers", 1)
-    echo_job(catalog, tmp_path / "calm.zarr", teacher=teachers / "slow.py", part_rows=1)
+def test_killed_at_any_part_and_run_again_equals_no_kill(listed, teachers, tmp_path):
+    words = ("cache-echo", listed, "--teacher", teachers / "slow.py", "--part-rows", 1, "--workers", 1)
+    echo_job(listed, tmp_path / "calm.zarr", teacher=teachers / "slow.py", part_rows=1)
     killed = tmp_path / "killed.zarr"
     for wanted in (1, 4, 8):
         job = start(*words, "--out", killed)
@@ -92,10 +41,10 @@ def test_killed_at_any_part_and_run_again_equals_no_kill(catalog, teachers, tmp_
     assert embed_cache.open(killed).content_hash() == embed_cache.open(tmp_path / "calm.zarr").content_hash()
 
 
-def test_ctrl_c_ends_soon_with_130_and_the_command_that_resumes(catalog, teachers, tmp_path):
+def test_ctrl_c_ends_soon_with_130_and_the_command_that_resumes(listed, teachers, tmp_path):
     words = (
         "cache-echo",
-        catalog,
+        listed,
         "--teacher",
         teachers / "slow.py",
         "--part-rows",
@@ -163,10 +112,10 @@ def test_a_repaired_file_heals_its_row_and_no_other(cines, tmp_path):
     assert "is done" in must(*words)
 
 
-def test_workers_and_parts_do_not_change_what_a_row_says(catalog, tmp_path):
-    echo_job(catalog, tmp_path / "none.zarr")
-    echo_job(catalog, tmp_path / "two.zarr", workers=2)
-    echo_job(catalog, tmp_path / "parts.zarr", part_rows=2)
+def test_workers_and_parts_do_not_change_what_a_row_says(listed, tmp_path):
+    echo_job(listed, tmp_path / "none.zarr")
+    echo_job(listed, tmp_path / "two.zarr", workers=2)
+    echo_job(listed, tmp_path / "parts.zarr", part_rows=2)
     none, two, parts = (embed_cache.open(tmp_path / f"{name}.zarr") for name in ("none", "two", "parts"))
     assert none.content_hash() == two.content_hash()
     ids = none.index["id"].to_pylist()
@@ -199,7 +148,7 @@ def test_an_ecg_store_keeps_millivolts(cohort):
     np.testing.assert_allclose(ours, theirs.p_signal[:, order], atol=1.3e-4)  # half a step of int16 at 8 mV
 
 
-def test_a_full_disk_is_told_and_the_work_is_kept(catalog, tmp_path, monkeypatch):
+def test_a_full_disk_is_told_and_the_work_is_kept(listed, tmp_path, monkeypatch):
     """From the third commit on, every fsync meets ENOSPC."""
     real = os.fsync
 
@@ -208,7 +157,7 @@ def test_a_full_disk_is_told_and_the_work_is_kept(catalog, tmp_path, monkeypatch
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(handle)
 
-    words = ("cache-echo", catalog, "--part-rows", 1, "--workers", 1, "--out", tmp_path / "e.zarr")
+    words = ("cache-echo", listed, "--part-rows", 1, "--workers", 1, "--out", tmp_path / "e.zarr")
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         done = ecgecho(*words)
