@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
+import importlib.metadata
 import io
 import os
 import platform
@@ -36,7 +37,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ecgecho.io import read_echo
 from ecgecho.io.workers import Done, ItemFailure, run_bounded
+from ecgecho.simulate import write
 from ecgecho.simulate.echo import VIEWS, draw, shoot
 from ecgecho.simulate.heart import draw_heart, stream
 
@@ -391,7 +394,7 @@ def video(out: Path) -> None:
         "# Video decoders on damaged files, and their speed",
         "",
         *head(out, "video", load),
-        "- " + ", ".join(f"{name} {version}" for name, version in have.items()),
+        "- " + ", ".join(f"{name} {number}" for name, number in have.items()),
         f"- {len(trials)} damaged files: {len(good)} simulated cines of {SMALL_FRAMES} frames of {SMALL[0]} x {SMALL[1]}, each"
         f" damaged in {len(trials) // len(good)} ways; one thread, one process, at most {TIMEOUT_S:g} s and"
         f" {MEMORY_BYTES >> 30} GiB a file",
@@ -454,7 +457,290 @@ def one(results: Iterator[tuple[int, Done[Any] | ItemFailure]]) -> Any:
     return result.value
 
 
+# --- jpeg
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One clip by one way of decoding."""
+
+    read_ms: float
+    """A frame, processor time."""
+    all_ms: float
+    """A frame, with the sector's mask, blanking and the teacher's preparation."""
+    shape: tuple[int, int]
+    mask: np.ndarray
+    kept: np.ndarray
+    """(H, W) share of coloured pixels left over."""
+    coloured: float
+    vector: np.ndarray
+    prepared: np.ndarray
+    defects: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Way:
+    name: str
+    decode: str
+    least: int
+    own_sector: bool = True
+    """False: the sector found on the full picture, so that only the pixels differ."""
+
+
+WAYS = (
+    Way("full", "full", 0),
+    Way("dct, at least 280", "dct", 280),
+    Way("the same, sector of the full picture", "dct", 280, own_sector=False),
+    Way("dct, at least 112", "dct", 112),
+    Way("the same, sector of the full picture ", "dct", 112, own_sector=False),
+)
+"""280 lines are 5/4 of what a teacher of 224 is fed, as `cache-echo --decode dct` asks for; 112 is all that the demo teacher is
+fed (cache-echo asks for 140, which gives the same of 708 lines, and the full picture of 240)."""
+HEARTS, JPEG_FRAMES = 6, 24
+COLOURED = 24
+"""Greatest minus least channel of a pixel that is certainly drawn; grey speckle after JPEG stays below 15."""
+
+
+def jpeg(out: Path) -> None:
+    import torch
+    from pydicom.data import get_testdata_file
+
+    from ecgecho.teachers import demo
+
+    torch.set_num_threads(1)
+    load = os.getloadavg()[0]
+    teacher = demo.build(demo.Config())
+    table: dict[str, list[tuple[str, dict[str, Seen]]]] = {"simulated": [], "real": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for heart_number in range(HEARTS):
+            heart = draw_heart(stream(SEED, heart_number, "heart"), enrich=True)
+            for number, view in enumerate(VIEWS):
+                rng = stream(SEED, heart_number, "echo", number)
+                made = draw(heart, shoot(heart, view, rng, frames=JPEG_FRAMES, size=LARGE), rng)
+                path = Path(folder) / "clip.dcm"
+                when = datetime.datetime(2150, 1, 1)
+                write.dicom(path, made, subject_id=heart_number, study_id=heart_number, instance=number, time=when)
+                table["simulated"].append((view, ways(path, teacher)))
+        simulated_codes = write.jpegs(made.frames)
+    real = Path(str(get_testdata_file("examples_ybr_color.dcm", download=False)))
+    table["real"].append(("real", ways(real, teacher)))
+    clips = len(table["simulated"])
+    text = [
+        "# JPEG frames in full and DCT-scaled",
+        "",
+        *head(out, "jpeg", load),
+        f"- OpenCV {cv2.__version__}, Pillow {version('pillow')}, pydicom {version('pydicom')}",
+        f"- simulated: {clips} cines of {HEARTS} hearts in {len(VIEWS)} views, {JPEG_FRAMES} frames of {LARGE[0]} x {LARGE[1]},"
+        " JPEG baseline 4:2:2 of quality 88 with burned-in text and trace. Real: the one cine that pydicom ships, 30 frames of"
+        " 240 x 320, which with at least 280 lines is decoded in full",
+        "- the teacher is the demo one (112 x 112, 64 dimensions, trained on simulated cines): other teachers' distances differ",
+        "- times: processor time of one thread",
+        "",
+    ]
+    for kind, rows in table.items():
+        text += [f"## {kind.capitalize()} ({len(rows)} {'cine' if len(rows) == 1 else 'cines'})", ""]
+        text += jpeg_table(rows)
+        text.append("")
+    text += neighbours(table["simulated"])
+    text += [
+        "",
+        "## Who scales: ms a frame, one thread",
+        "",
+        "| frame | by | full | 1/2 | 1/4 | 1/8 |",
+        "|---|---|---|---|---|---|",
+    ]
+    from pydicom import dcmread
+    from pydicom.encaps import generate_frames
+
+    real_codes = list(generate_frames(dcmread(real).PixelData))
+    for name, codes in ((f"simulated {LARGE[0]} x {LARGE[1]}", simulated_codes), ("real 240 x 320", real_codes)):
+        for by, decode in (("Pillow, draft mode", by_pillow), ("OpenCV, IMREAD_REDUCED", by_reduced)):
+            spent = [f"{frame_ms(decode, codes, scale):.2f}" for scale in (1, 2, 4, 8)]
+            text.append(f"| {name} | {by} | " + " | ".join(spent) + " |")
+        equal = all(np.array_equal(by_pillow(code, s), by_reduced(code, s)) for code in codes[:8] for s in (1, 2, 4, 8))
+        text.append(f"| {name} | both give the same pixels: {'yes' if equal else 'no'} | | | | |")
+    out.write_text("\n".join(text) + "\n", encoding="utf-8")
+    print("\n".join(text))
+
+
+def ways(path: Path, teacher: Any) -> dict[str, Seen]:
+    found: dict[str, Seen] = {}
+    for way in WAYS:
+        found[way.name] = seen(path, way, teacher, None if way.own_sector else found["full"].mask)
+    return found
+
+
+def seen(path: Path, way: Way, teacher: Any, full_mask: np.ndarray | None) -> Seen:
+    import torch
+
+    from ecgecho.echo.moments import moments
+    from ecgecho.echo.sector import Sector, blank, find_sector
+    from ecgecho.teachers import demo
+
+    read_s, all_s = [], []
+    for _ in range(2):
+        start = time.process_time()
+        clip = read_echo(path, decode=way.decode, least=way.least)  # type: ignore[arg-type]
+        read_s.append(time.process_time() - start)
+        sector = find_sector(clip)
+        if full_mask is not None:
+            sector = Sector(mask=shrunk(full_mask, clip.frames.shape[1:3]), source=sector.source, defects=sector.defects)
+        frames = blank(clip.frames, sector, clip.kind)
+        prepared = demo.prepare(teacher.spec, frames, clip.frame_time_ms).values
+        all_s.append(time.process_time() - start)
+    vectors = teacher.forward(torch.from_numpy(prepared)).pooled.numpy()
+    spread = (frames.max(axis=3) - frames.min(axis=3)).max(axis=0)
+    return Seen(
+        read_ms=1000 * min(read_s) / len(frames),
+        all_ms=1000 * min(all_s) / len(frames),
+        shape=(frames.shape[1], frames.shape[2]),
+        mask=sector.mask,
+        kept=frames.any(axis=(0, 3)),
+        coloured=float((spread > COLOURED).mean()),
+        vector=moments(vectors, teacher.spec.frame_norm)[0],
+        prepared=prepared,
+        defects=(*clip.defects, *sector.defects),
+    )
+
+
+def jpeg_table(rows: list[tuple[str, dict[str, Seen]]]) -> list[str]:
+    columns = (
+        "decoding",
+        "picture",
+        "read, ms a frame",
+        "all before the teacher, ms a frame",
+        "cosine distance to full: median, greatest",
+        "prepared frames differ by, grey levels",
+        "sector: IoU with full's, median, least",
+        "kept after blanking, % of picture",
+        "coloured pixels left, % of picture, mean, greatest",
+        "other defects than full",
+    )
+    text = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for way in WAYS:
+        found = [clip[way.name] for _, clip in rows]
+        full = [clip["full"] for _, clip in rows]
+        distance = [1 - cosine(a.vector, b.vector) for a, b in zip(found, full, strict=True)]
+        overlap = [iou(a.mask, b.mask) for a, b in zip(found, full, strict=True)]
+        level = [np.abs(a.prepared.astype(int) - b.prepared).mean() for a, b in zip(found, full, strict=True)]
+        other = sum(a.defects != b.defects for a, b in zip(found, full, strict=True))
+        cells = (
+            way.name.strip(),
+            f"{found[0].shape[0]} x {found[0].shape[1]}",
+            f"{np.median([a.read_ms for a in found]):.2f}",
+            f"{np.median([a.all_ms for a in found]):.2f}" if way.own_sector else "-",
+            f"{np.median(distance):.1e}, {max(distance):.1e}",
+            f"{np.mean(level):.2f}",
+            f"{np.median(overlap):.3f}, {min(overlap):.3f}",
+            f"{100 * np.mean([a.kept.mean() for a in found]):.1f}",
+            f"{100 * np.mean([a.coloured for a in found]):.3f}, {100 * max(a.coloured for a in found):.3f}",
+            str(other),
+        )
+        text.append("| " + " | ".join(cells) + " |")
+    return text
+
+
+def neighbours(rows: list[tuple[str, dict[str, Seen]]]) -> list[str]:
+    """How far apart clips lie that are not the same, for scale."""
+    by_view: dict[str, list[np.ndarray]] = defaultdict(list)
+    for view, clip in rows:
+        by_view[view].append(clip["full"].vector)
+    apart = [1 - cosine(a, b) for vectors in by_view.values() for i, a in enumerate(vectors) for b in vectors[:i]]
+    return [
+        f"For scale: two different hearts in the same view, both decoded in full, lie {np.median(apart):.1e} apart (median),"
+        f" the nearest two {min(apart):.1e}."
+    ]
+
+
+def shrunk(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The mask of a picture with fewer pixels: those of which half is kept."""
+    scale = -(-mask.shape[0] // shape[0])
+    padded = np.zeros((shape[0] * scale, shape[1] * scale), np.bool_)
+    padded[: mask.shape[0], : mask.shape[1]] = mask
+    return padded.reshape(shape[0], scale, shape[1], scale).mean(axis=(1, 3)) >= 0.5
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def iou(small: np.ndarray, full: np.ndarray) -> float:
+    """Of a mask and one of a larger picture."""
+    scale = -(-full.shape[0] // small.shape[0])
+    large = small.repeat(scale, axis=0).repeat(scale, axis=1)[: full.shape[0], : full.shape[1]]
+    return float((large & full).sum() / (large | full).sum())
+
+
+def by_pillow(code: bytes, scale: int) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(code), formats=("JPEG",)) as image:
+        if scale > 1:
+            image.draft(None, (image.size[0] // scale, image.size[1] // scale))
+        return np.asarray(image)
+
+
+def by_reduced(code: bytes, scale: int) -> np.ndarray:
+    flags = {1: cv2.IMREAD_COLOR_BGR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+    return np.asarray(cv2.cvtColor(cv2.imdecode(np.frombuffer(code, np.uint8), flags[scale]), cv2.COLOR_BGR2RGB))
+
+
+def frame_ms(decode: Callable[[bytes, int], np.ndarray], codes: Sequence[bytes], scale: int) -> float:
+    spent = []
+    for _ in range(5):
+        start = time.process_time()
+        for code in codes:
+            decode(code, scale)
+        spent.append((time.process_time() - start) / len(codes))
+    return 1000 * min(spent)
+
+
+# --- nvjpeg: ready for a machine with a GPU; it has never run on one
+
+
+def nvjpeg(out: Path) -> None:
+    import torch
+
+    from ecgecho.io.nvjpeg import decode_jpegs_on
+    from ecgecho.teachers import demo
+
+    load = os.getloadavg()[0]
+    frames = picture_frames(LARGE_FRAMES, LARGE)
+    codes = write.jpegs(frames)
+    decode_jpegs_on("cuda", codes)  # the first one pays for nvJPEG's memory; a UserError where there is no GPU
+    exact = np.stack([by_pillow(code, 1) for code in codes])
+    text = ["# Batched nvJPEG", "", *head(out, "nvjpeg", load), f"- GPU: {torch.cuda.get_device_name()}", ""]
+    text += ["| batch | frames/s |", "|---|---|"]
+    for batch in (1, 8, 16, 48):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(REPEATS):
+            decode_jpegs_on("cuda", codes, batch=batch)
+        torch.cuda.synchronize()
+        text.append(f"| {batch} | {REPEATS * len(codes) / (time.perf_counter() - start):.0f} |")
+    start = time.perf_counter()
+    for code in codes:
+        by_pillow(code, 1)
+    text.append(f"| one core, Pillow | {len(codes) / (time.perf_counter() - start):.0f} |")
+    found = decode_jpegs_on("cuda", codes).permute(0, 2, 3, 1).cpu().numpy()
+    difference = np.abs(found.astype(int) - exact)
+    teacher = demo.build(demo.Config())
+    ready = [demo.prepare(teacher.spec, f, np.zeros(len(f), np.float32)).values for f in (found, exact)]
+    vectors = [teacher.forward(torch.from_numpy(values)).pooled.numpy().mean(0) for values in ready]
+    text += [
+        "",
+        f"Pixels differ from the CPU's by {difference.mean():.3f} grey levels on average, {difference.max()} at most; the demo"
+        f" teacher's vectors, of frames with nothing blanked, lie {1 - cosine(*vectors):.1e} apart (cosine distance).",
+    ]
+    out.write_text("\n".join(text) + "\n", encoding="utf-8")
+    print("\n".join(text))
+
+
 # --- what every result says of itself
+
+
+def version(package: str) -> str:
+    return importlib.metadata.version(package)
 
 
 def head(out: Path, command: str, load: float) -> list[str]:
@@ -484,7 +770,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     words = parser.parse_args()
     cv2.setNumThreads(1)
-    {"video": video}[words.what](words.out)
+    {"video": video, "jpeg": jpeg, "nvjpeg": nvjpeg}[words.what](words.out)
 
 
 if __name__ == "__main__":
