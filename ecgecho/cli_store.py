@@ -138,6 +138,7 @@ def store_import(
     dim: Annotated[int, typer.Option(min=0, help="Size of a vector; 0: that of most files.")] = 0,
     part_rows: Annotated[int | None, typer.Option("--part-rows", min=1, help="Rows of a part (default: by the size).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read files.")] = 1,
+    repair: Annotated[bool, typer.Option("--repair", help="Verify the store first; read again what is damaged.")] = False,
 ) -> None:
     """Turn embeddings that you already have, or an export, into a store; the same command again adds, heals and resumes."""
     from ecgecho import convert
@@ -153,7 +154,8 @@ def store_import(
     with ProgressBar("store import", "rows") as bar:
         report = convert.import_embeddings(
             source, out, teacher_name=teacher_name, frame_norm=norms[frame_norm], weights_sha256=weights_sha256,
-            licence=licence, items=items, key=array, dim=dim, part_rows=part_rows, workers=workers, skip=skip, progress=bar,
+            licence=licence, items=items, key=array, dim=dim, part_rows=part_rows, workers=workers, skip=skip,
+            repair=repair, progress=bar,
         )  # fmt: skip
     told = ", ".join(f"{status} {count}" for status, count in sorted(report.by_status.items()))
     if report.already_done:
@@ -168,6 +170,38 @@ def store_import(
     following = f"ecgecho store info {quoted(out)}"
     close("store import", out, counts, report.exit_status, bar.seconds, following, extra={"by_reason": dict(report.by_reason)})
     raise typer.Exit(report.exit_status)
+
+
+@app.command("repair")
+def store_repair(store: Store) -> None:
+    """Put back every damaged file that follows from others, and say which rows must be made again from their sources."""
+    import embed_cache
+
+    began = time.monotonic()
+    report = embed_cache.repair(store)
+    for name in report.mended:
+        print(f"mended: {name}")
+    for name in report.lost:
+        print(f"lost: {name}; restore it from a copy, or make the store again")
+    opened = embed_cache.open(store) if report.pending else None
+    for number, parts in report.pending.items():
+        assert opened is not None
+        index = opened.index.to_pydict()
+        places = zip(index["id"], index["segment"], index["part"], strict=True)
+        ids = [item for item, segment, part in places if segment == number and part in parts]
+        print(f"to be made again: segment {number}, {len(parts)} parts, {len(ids)} rows: {_some(ids[:8], len(ids))}")
+    if opened is not None:
+        imported = opened.manifest.identity.get("origin") == "imported"
+        how = "the store import command that made it, with --repair" if imported else "the command that made the store"
+        print(f"These rows need their source files: give {how}.")
+    counts = {
+        "mended": len(report.mended),
+        "parts_to_make_again": sum(map(len, report.pending.values())),
+        "lost": len(report.lost),
+    }
+    status = 0 if report.ok else 1
+    close("store repair", store, counts, status, time.monotonic() - began, f"ecgecho store verify {quoted(store)}")
+    raise typer.Exit(status)
 
 
 @app.command("erase")

@@ -409,6 +409,7 @@ def import_embeddings(
     part_rows: int | None = None,
     workers: int = 0,
     skip: Collection[str] = (),
+    repair: bool = False,
     progress: Progress | None = None,
 ) -> ImportReport:
     """A folder of embeddings, or an export of ours, -> a store. The same call again resumes, adds, and tries failures again.
@@ -416,11 +417,12 @@ def import_embeddings(
     Files of frame vectors (T, D) become the columns of cache-echo: `moments` (2, D) and `pooled` (D,), with `num_frames`;
     files of one vector (D,) become `pooled` alone. Most of the files decide which of both, and D. A file that cannot be used
     becomes a failed row with its reason. The identity says that the rows were imported, and what the user states of them.
-    `workers=0` reads in this process, without bounds of time and memory. Ids in `skip` are left out.
+    `workers=0` reads in this process, without bounds of time and memory. Ids in `skip` are left out. With `repair`, all of the
+    store is verified first, and what is damaged is made again from the source.
     """
     about = about_of(source)
     if about is not None:
-        return _import_export(source, about, out, part_rows=part_rows, progress=progress)
+        return _import_export(source, about, out, part_rows=part_rows, repair=repair, progress=progress)
     if not teacher_name:
         raise UsageError("say with --teacher-name which model made these embeddings; the store keeps it as your statement.")
     found = [item for item in (list_items(source) if items is None else items) if item.id not in skip]
@@ -454,6 +456,7 @@ def import_embeddings(
         source=job,
         seed=PLAN_SEED,
         part_rows=part_rows,
+        repair=repair,
         progress=progress,
     )
 
@@ -637,11 +640,14 @@ def _fill(
     source: _Source,
     seed: int,
     part_rows: int | None,
+    repair: bool,
     progress: Progress | None,
 ) -> ImportReport:
     """Plan, commit and seal what is missing: the first segment, one that was left unfinished, or one that adds and heals."""
     _check_place(out, columns, len(ids))
     computed = rounds = 0
+    while repair and (damaged := Writer.repair(out, identity=identity)) is not None:
+        computed += _commit(damaged, source, progress)
     while True:
         writer = Writer.resume(out, identity=identity)
         left_over = writer is not None
@@ -662,7 +668,7 @@ def _fill(
                     part_rows=part_rows, seed=seed,
                 )  # fmt: skip
         if writer is None:
-            return _import_report(_sealed(out), computed, already_done=rounds == 0)
+            return _import_report(_sealed(out), computed, already_done=computed == rounds == 0)
         computed += _commit(writer, source, progress)
         rounds += 1
         if not left_over:
@@ -820,7 +826,7 @@ class _ExportImport:
 
 
 def _import_export(
-    source: Path, about: Json, out: str | os.PathLike[str], *, part_rows: int | None, progress: Progress | None
+    source: Path, about: Json, out: str | os.PathLike[str], *, part_rows: int | None, repair: bool, progress: Progress | None
 ) -> ImportReport:
     """An export of ours -> a store with equal rows. Its identity says that they were imported."""
     try:
@@ -846,6 +852,7 @@ def _import_export(
             source=job,
             seed=int(single["seed"]),
             part_rows=part_rows or single["part_rows"],
+            repair=repair,
             progress=progress,
         )
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError, UnicodeDecodeError) as error:

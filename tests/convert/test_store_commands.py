@@ -127,6 +127,30 @@ def test_an_erased_subject_is_gone_and_no_import_brings_it_back(cohort, tmp_path
     assert not any(clip.encode() in exported for clip in gone)
 
 
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_repair_mends_what_it_can_and_an_import_the_rest(tmp_path, lab):
+    out = tmp_path / "s.zarr"
+    words = ("store", "import", lab, "--out", out, "--teacher-name", "lab-vit", "--part-rows", 4)
+    must(*words)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "head.json"}
+    flip(next(out.rglob("index/status/c.0")))
+    assert ecgecho("store", "verify", out).returncode == 1
+    assert "mended 1" in must("store", "repair", out)
+    assert "whole" in must("store", "verify", out)
+    flip(sorted(out.rglob("moments/c.*"))[1])
+    done = ecgecho("store", "repair", out)
+    ids = embed_cache.open(out).index["id"].to_pylist()[4:8]
+    assert (done.returncode, ", ".join(ids) in done.stdout, "--repair" in done.stdout) == (1, True, True)
+    assert "read now 4" in must(*words, "--repair")
+    assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "head.json"}
+    assert "is done" in must(*words, "--repair")
+
+
 def test_the_python_of_the_page_runs(cohort, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs/store.md").read_text(encoding="utf-8")
     (tmp_path / "cohort").mkdir()
@@ -170,6 +194,7 @@ TABLE = {
     "diff with nothing": (1, "store diff {echo} {tmp}/nowhere", None, ["nowhere"]),
     "info of nothing": (1, "store info {tmp}/nowhere", None, ["nowhere"]),
     "info with no catalog": (1, "store info {echo} --catalog {tmp}/nowhere", None, ["nowhere"]),
+    "repair of nothing": (1, "store repair {tmp}/nowhere", None, ["nowhere"]),
     "erase of nobody": (2, "store erase {echo} --catalog {catalog} --subject nobody --yes", None, ["no subject"]),
     "erase without a catalog": (2, "store erase {echo} --subject x", None, ["--catalog"]),
 }  # fmt: skip
