@@ -86,6 +86,8 @@ def checked_header(path: Path) -> tuple[str, int]:
     with path.open("rb") as file:
         head = file.read(512)
     container = container_of(head)
+    if not container:
+        raise ItemError("not_video", f"the first bytes of {path.name} are of neither AVI nor MP4")
     if container != "avi":
         return container, 0
     # Writers that were stopped leave 0 or the largest number in place of the size.
@@ -141,7 +143,7 @@ def _believable(times_ms: Sequence[float | None]) -> F32 | None:
 def _scan(file: BinaryIO, path: Path) -> VideoHeader:
     """Counts the packets without decoding them; `file` is left at its beginning."""
     container, promised = checked_header(path)
-    with _opened(file, container) as (source, stream):
+    with _opened(file, container, path.name) as (source, stream):
         num_packets = 0
         for packet in source.demux(stream):
             if packet.is_corrupt:
@@ -160,7 +162,7 @@ def _decode(file: BinaryIO, header: VideoHeader, name: str) -> tuple[Any, list[f
     frames = np.empty((header.num_frames, header.rows, header.columns, 3), np.uint8)
     times: list[float | None] = []
     to_rgb = VideoReformatter()
-    with _opened(file, header.container) as (source, stream):
+    with _opened(file, header.container, name) as (source, stream):
         for packet in source.demux(stream):
             for frame in packet.decode():
                 number = len(times)
@@ -180,7 +182,7 @@ def _decode(file: BinaryIO, header: VideoHeader, name: str) -> tuple[Any, list[f
 
 
 @contextmanager
-def _opened(file: BinaryIO, container: str) -> Iterator[tuple[Any, Any]]:
+def _opened(file: BinaryIO, container: str, name: str) -> Iterator[tuple[Any, Any]]:
     """The container and its video stream. From an open file and of a stated format: no name is ever taken for an address."""
     import av
 
@@ -191,7 +193,7 @@ def _opened(file: BinaryIO, container: str) -> Iterator[tuple[Any, Any]]:
         stream = source.streams.best("video")
         # Decoding a stream whose parameters could not be read ends the process (PyAV issue 2344).
         if stream is None or stream.codec_context is None:
-            raise ItemError("undecodable", "no video stream that can be decoded")
+            raise ItemError("undecodable", f"{name} has no video stream that can be decoded")
         stream.codec_context.options = STRICT
         yield source, stream
 
