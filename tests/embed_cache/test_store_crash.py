@@ -7,11 +7,11 @@ import errno
 import itertools
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import pytest
 from store_cases import IDENTITY, Row, begin, finish, heal, items, make, row_of
+from store_jobs import folder_in_memory
 
 import embed_cache
 from embed_cache import Column, IncompleteStore, StoreError, Writer, disk, make_plan
@@ -167,17 +167,10 @@ def records(path: Path) -> set[Path]:
     return {found.relative_to(path) for found in path.glob("segments/*/log/p*.json")}
 
 
-MEMORY = Path("/dev/shm")
-
-
 @pytest.fixture
 def tmp_path(tmp_path):
-    """In memory where there is such a folder: many hundreds of stores are written and removed here."""
-    if not os.access(MEMORY, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(prefix="ecgecho-test-", dir=MEMORY, ignore_cleanup_errors=True) as scratch:
-        yield Path(scratch)
+    with folder_in_memory(tmp_path) as folder:
+        yield folder
 
 
 @pytest.fixture
