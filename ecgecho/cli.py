@@ -6,6 +6,7 @@ Exit status: 0 done; 3 some items failed; 1 nothing usable, a refusal, or a faul
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from ecgecho.terminal import AsJson, ProgressBar, close, quoted, say, usage
 
 if TYPE_CHECKING:
     from ecgecho.catalog import Catalog
-    from ecgecho.job import CacheReport, Preview
+    from ecgecho.job import CacheReport, Preview, Repaired
 
 
 class _Interrupted(Exception):
@@ -57,6 +58,7 @@ PartRows = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Decode processes (default: one a core).")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it would take; write nothing.")]
+Repair = Annotated[bool, typer.Option("--repair", help="First read all of the store, and compute damaged parts again.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")]
 
 
@@ -220,6 +222,7 @@ def cache_echo(
     processes: Annotated[int, typer.Option(min=1, help="Processes of this machine that share the job and its GPUs.")] = 1,
     ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Run parts as tasks of this Ray cluster; auto finds it.")] = "",
     timeout_s: Annotated[float, typer.Option(min=1.0, help="Seconds a clip may take to decode.")] = 120.0,
+    repair: Repair = False,
     dry_run: DryRun = False,
     sets: Set = None,
 ) -> None:
@@ -251,6 +254,8 @@ def cache_echo(
         if dry_run:
             _show_preview(job.preview(), "clips")
             return
+        if repair:
+            _say_repaired(job.repair())
         members = None
         if processes > 1 or ray:
             from ecgecho import cluster
@@ -276,6 +281,7 @@ def cache_ecg(
     key: Annotated[Path | None, typer.Option("--key", help="Key file of private ids.")] = None,
     part_rows: PartRows = None,
     workers: Workers = None,
+    repair: Repair = False,
     dry_run: DryRun = False,
 ) -> None:
     """Read every ECG once: leads by name, millivolts, at the rate and length that an encoder wants."""
@@ -298,6 +304,8 @@ def cache_ecg(
             _show_preview(job.preview(), "ECGs")
             return
         say(f"cache-ecg: {len(job.target.ids)} ECGs -> {_place(out)} by contract {wanted.name if wanted else 'none (raw)'}")
+        if repair:
+            _say_repaired(job.repair())
         report = job.run()
         bar.close()
     if wanted is None:
@@ -314,26 +322,22 @@ def status(store: Path, as_json: AsJson = False) -> None:
     """How far a store is: rows done, missing and failed with their reasons, disk; quick for a store of any size."""
     import embed_cache
 
-    found = dict(getattr(embed_cache, "progress", embed_cache.info)(store))
-    if not embed_cache.is_remote(store):
-        found["free_bytes"] = shutil.disk_usage(store).free
+    found = embed_cache.progress(store)
+    free = None if embed_cache.is_remote(store) else shutil.disk_usage(store).free
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps({**dataclasses.asdict(found), "free_bytes": free}, indent=1))
         return
-    done, planned = found["parts_done"], found["parts_planned"]
-    rows, rows_planned = found["rows"], found.get("rows_planned", found["rows"])
-    open_segment = found.get("open_segment")
-    print(f"{_place(store)}: {'complete' if found['complete'] and open_segment is None else 'NOT COMPLETE'}")
-    print(f"parts        {done} of {planned}")
-    print(f"rows         {rows} of {rows_planned}, missing {rows_planned - rows}")
-    for name, count in sorted(found["status"].items()):
+    print(f"{_place(store)}: {found.kind}, {'complete' if found.complete else 'NOT COMPLETE'}")
+    print(f"parts        {found.parts_done} of {found.parts_planned}, {found.part_rows} rows each")
+    print(f"rows         {found.rows_done} of {found.rows_planned}, missing {found.rows_planned - found.rows_done}")
+    for name, count in sorted(found.status.items()):
         print(f"  {name:10} {count}")
-        for reason, number in sorted(found["reasons"].get(name, {}).items()):
+        for reason, number in sorted(found.reasons.get(name, {}).items()):
             print(f"    {reason:28} {number}")
-    free = f", {found['free_bytes'] / 1e9:.1f} GB free on its disk" if "free_bytes" in found else ""
-    print(f"bytes        {found['bytes'] / 1e9:.3f} GB{free}")
-    if found.get("last_commit"):
-        print(f"last commit  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(found['last_commit']))}")
+    disk = "" if free is None else f", {free / 1e9:.1f} GB free on its disk"
+    print(f"bytes        {found.num_bytes / 1e9:.3f} GB{disk}")
+    if found.last_commit:
+        print(f"last commit  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(found.last_commit))}")
 
 
 @app.command()
@@ -465,6 +469,12 @@ def _show_preview(preview: Preview, items: str) -> None:
     if preview.num_sampled:
         measured = f"measured on {preview.num_sampled} {items} in one process; {_busy(preview.busy)}"
         print(f"time             about {duration(preview.seconds)} ({measured})")
+
+
+def _say_repaired(done: Repaired) -> None:
+    for name in done.files:
+        say(f"mended: {name}")
+    say(f"computed again: {done.num_parts} damaged parts, {done.num_rows} rows")
 
 
 def _busy(shares: Mapping[str, float]) -> str:

@@ -98,6 +98,17 @@ class Preview:
         return self.num_new + self.num_again + self.num_unfinished
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """What a repair did."""
+
+    files: tuple[str, ...]
+    """Put back from what the store's other files say."""
+    num_parts: int
+    """Computed again."""
+    num_rows: int
+
+
 @dataclass(slots=True)
 class Target:
     """Where a job writes, and what it would write from scratch."""
@@ -152,21 +163,17 @@ class Target:
     def wanted(self) -> tuple[set[str], Mapping[str, int], int, int]:
         """Items that a job would compute, rows there by status, how many of the items are there, rows left of a begun segment."""
         try:
-            found = embed_cache.info(self.out)
-        except (embed_cache.DamagedStore, embed_cache.IncompleteStore, embed_cache.StaleStore):
+            found = embed_cache.progress(self.out)
+        except (embed_cache.DamagedStore, embed_cache.StaleStore):
             raise
-        except embed_cache.StoreError:
+        except embed_cache.StoreError:  # nothing there, or nothing planned
             return set(self.ids), {}, 0, 0
-        if not found["complete"]:
-            left = found.get("rows_planned", len(self.ids)) - found["rows"]
-            return set(), found["status"], 0, left
+        if not found.complete:
+            return set(), found.status, 0, found.rows_planned - found.rows_done
         store = embed_cache.open(self.out)
         store.require(kind=self.kind, identity=self.identity, columns=self.columns, counts=self.counts)
         stale = self._stale(store)
-        if found["open_segment"] is None:
-            return stale, found["status"], len(stale & set(store.index["id"].to_pylist())), 0
-        share = 1 - found["parts_done"] / found["parts_planned"]
-        return set(), found["status"], 0, max(len(stale), round(share * len(self.ids)))
+        return stale, found.status, len(stale & set(store.index["id"].to_pylist())), 0
 
     @property
     def row_bytes(self) -> int:
@@ -352,6 +359,21 @@ class Job:
             self._tally(busy, pool, began, decoded, taught, {})
         return count, busy.wall_s, size / max(count, 1), busy.shares()
 
+    def repair(self) -> Repaired:
+        """Mends a damaged store: what follows from its other files, then the damaged parts, decoded and taught again."""
+        out = self.target.out
+        found = embed_cache.repair(out)
+        if found.lost:
+            raise UserError(f"{out} lost what nothing else tells: {', '.join(found.lost[:3])}. Take it from a copy.")
+        num_parts = 0
+        with self.pool() as pool:
+            while (writer := embed_cache.Writer.repair(out, identity=self.target.identity)) is not None:
+                num_parts += len(writer.pending())
+                self.fill(pool, writer)
+                writer.seal({**_versions(), **self.notes})
+        num_rows, self.num_computed = self.num_computed, 0
+        return Repaired(files=found.mended, num_parts=num_parts, num_rows=num_rows)
+
     def _complete(self, pool: Pool[Any, Any], writer: embed_cache.Writer, members: Members | None) -> None:
         for told in members(writer, self.progress) if members is not None else ():
             self.num_computed += told["num_computed"]
@@ -434,7 +456,7 @@ class Job:
         checked = embed_cache.verify(out, sample_parts=8, seed=self.num_computed)
         if checked.damages:  # files that are not listed may be another writer's, who is still at work
             what = "; ".join(f"{damage.path}: {damage.problem}" for damage in checked.damages[:3])
-            raise UserError(f"{out} does not verify ({what}). `ecgecho store verify {out}` names the damaged rows.")
+            raise UserError(f"{out} is damaged ({what}). The same command with --repair computes such parts again.")
         opened = embed_cache.open(out)
         live = opened.index.filter(opened.index["live"]).to_pydict()
         by_reason: Counter[str] = Counter()

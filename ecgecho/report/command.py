@@ -56,6 +56,6 @@ def _versions() -> dict[str, str]:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".tmp")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # the same command may run several times at once
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -88,9 +88,8 @@ def test_a_node_of_a_cluster_is_lost_in_mid_job(listed, teachers, calm, tmp_path
     config = plugins.load("teachers", teacher).Config()
     options = EchoOptions(workers=1, device="cpu", part_rows=1)
     read = catalog.read(listed)
-    nodes = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-    )
+    small = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    nodes = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
     told = []
     try:
         lost = nodes.add_node(**small)
