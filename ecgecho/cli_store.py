@@ -183,17 +183,8 @@ def store_repair(store: Store) -> None:
         print(f"mended: {name}")
     for name in report.lost:
         print(f"lost: {name}; restore it from a copy, or make the store again")
-    opened = embed_cache.open(store) if report.pending else None
-    for number, parts in report.pending.items():
-        assert opened is not None
-        index = opened.index.to_pydict()
-        places = zip(index["id"], index["segment"], index["part"], strict=True)
-        ids = [item for item, segment, part in places if segment == number and part in parts]
-        print(f"to be made again: segment {number}, {len(parts)} parts, {len(ids)} rows: {_some(ids[:8], len(ids))}")
-    if opened is not None:
-        imported = opened.manifest.identity.get("origin") == "imported"
-        how = "the store import command that made it, with --repair" if imported else "the command that made the store"
-        print(f"These rows need their source files: give {how}.")
+    if report.pending:
+        print("\n".join(_to_make_again(store, report.pending)))
     counts = {
         "mended": len(report.mended),
         "parts_to_make_again": sum(map(len, report.pending.values())),
@@ -202,6 +193,25 @@ def store_repair(store: Store) -> None:
     status = 0 if report.ok else 1
     close("store repair", store, counts, status, time.monotonic() - began, f"ecgecho store verify {quoted(store)}")
     raise typer.Exit(status)
+
+
+def _to_make_again(store: Path, pending: Mapping[int, Sequence[int]]) -> list[str]:
+    """The rows of damaged parts, and which command makes them again. The store cannot be opened while files are missing."""
+    from embed_cache import EmbeddingStore
+    from embed_cache.place import place_of
+    from embed_cache.store import read_head
+
+    place = place_of(store)
+    manifest = read_head(place)
+    assert manifest is not None  # a store without a head is not repaired
+    index = EmbeddingStore(place, manifest).index
+    places = list(zip(*(index[name].to_pylist() for name in ("id", "segment", "part")), strict=True))
+    lines = []
+    for number, parts in pending.items():
+        ids = [item for item, segment, part in places if segment == number and part in parts]
+        lines.append(f"to be made again: segment {number}, {len(parts)} parts, {len(ids)} rows: {_some(ids[:8], len(ids))}")
+    kind = "store import" if manifest.identity.get("origin") == "imported" else f"cache-{manifest.kind}"
+    return [*lines, f"These rows need their source files: give the {kind} command that made the store again, with --repair."]
 
 
 @app.command("erase")

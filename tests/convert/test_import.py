@@ -361,12 +361,5 @@ def test_training_reads_imported_moments(tmp_path):
     np.testing.assert_allclose(merged, loop_moments(together, "none"), atol=2e-3)
 
 
-def test_moments_are_those_of_cache_echo():
-    from ecgecho import cache
-
-    for norm in ("l2", "none"):
-        np.testing.assert_array_equal(convert.moments(frames(), norm), cache.moments(frames(), norm))
-
-
 def test_readers_of_all_endings_are_tested():
     assert set(ENDINGS) == set(READERS)

@@ -1,6 +1,7 @@
 """The store commands as a user types them: what they tell, how they end, wrong inputs."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -133,7 +134,8 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
-def test_repair_mends_what_it_can_and_an_import_the_rest(tmp_path, lab):
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
+def test_repair_mends_what_it_can_and_an_import_the_rest(damage, tmp_path, lab):
     out = tmp_path / "s.zarr"
     words = ("store", "import", lab, "--out", out, "--teacher-name", "lab-vit", "--part-rows", 4)
     must(*words)
@@ -142,9 +144,10 @@ def test_repair_mends_what_it_can_and_an_import_the_rest(tmp_path, lab):
     assert ecgecho("store", "verify", out).returncode == 1
     assert "mended 1" in must("store", "repair", out)
     assert "whole" in must("store", "verify", out)
-    flip(sorted(out.rglob("moments/c.*"))[1])
-    done = ecgecho("store", "repair", out)
     ids = embed_cache.open(out).index["id"].to_pylist()[4:8]
+    chunk = sorted(out.rglob("moments/c.*"))[1]
+    {"flipped": flip, "cut": lambda path: os.truncate(path, 9), "missing": Path.unlink}[damage](chunk)
+    done = ecgecho("store", "repair", out)
     assert (done.returncode, ", ".join(ids) in done.stdout, "--repair" in done.stdout) == (1, True, True)
     assert "read now 4" in must(*words, "--repair")
     assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "head.json"}
