@@ -2,8 +2,12 @@
 
 Three questions: views in full shuffle (rows of 2 KiB, batch 256), ragged frames (16 to 48 a view, 1 KiB each), and a set larger
 than memory. Every peer reads the same rows from its own format, is given its best documented way, runs in a process of its own
-under a time cap, and has its first batch compared with the source to the bit. Rounds go over all of them; a ratio is the median
-over the rounds of (rate / rate of the reference in that round), so that what else the machine does weighs on both.
+under a time cap, and has its first batch compared with the source to the bit. Rounds go over all of them. The reference is
+measured before and after every peer and a ratio is that to their mean; the table gives the median of the rounds. "By CPU time"
+is the same ratio of rows in a second of the process's own CPU time, which other work on the machine disturbs less.
+
+A rate is taken over the quarter-seconds in which other processes used less than a third of a core and hardly the disk; where
+there were too few of them the rate is of all, is marked with *, and counts only if no other round is better.
 
     python benchmarks/reading.py --scratch DIR --peers-python VENV/bin/python [--rounds 3] [--out results.md]
 
@@ -22,7 +26,6 @@ import json
 import mmap
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -47,6 +50,11 @@ COLD_LIMIT = 512 << 20  # what a process may have of it in memory
 SMALL = {"pt": 20_000, "pt ragged": 5_000}
 SECONDS = {"views": 2.0, "frames": 2.0, "cold": 8.0}
 CAP = 300.0
+STRETCH_S = 0.25
+OTHERS_CORES = 0.35  # more than that of other processes, or
+OTHERS_DISK = 50e6  # so many bytes a second, and a stretch is not counted as quiet
+MIN_QUIET = 3
+PATIENCE = 2  # times the wanted seconds, in waiting for quiet ones
 
 
 class Reader(NamedTuple):
@@ -58,6 +66,8 @@ class Reader(NamedTuple):
     """(row numbers, values) of batches, without end."""
     size: int = 0
     """Rows that there are, where not all."""
+    number: Any = None
+    """The source's number of each row, where they differ: our stores keep studies in random order."""
 
 
 # --- the source ------------------------------------------------------------------------------------------------------------
@@ -132,16 +142,16 @@ def ours(place: str) -> Callable[[Source, Path], Reader]:
         where: Any = {"gpu": "device", "gpu pinned": "pinned"}.get(place, place)
         table = Table([store], "values", device, where)
         number = np.array([int(i) for i in store.index.column("id").to_pylist()])
-        row_of = np.argsort(number)
 
         def gather(rows: Any) -> Any:
             values = table.gather_ragged(rows)[0] if source.ragged else table.gather(rows)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            torch.cuda.synchronize()
             return values
 
+        if device.type == "cpu":
+            gather = (lambda rows: table.gather_ragged(rows)[0]) if source.ragged else table.gather
         if place != "blocks":
-            return Reader(gather=lambda rows: gather(row_of[rows]))
+            return Reader(gather=gather, number=number)
         order = BlockOrder()
         block_of = np.searchsorted(table.chunks.block_edges(order.block_bytes), np.arange(len(store)), side="right") - 1
         sampler = Sampler(
@@ -160,10 +170,10 @@ def ours(place: str) -> Callable[[Source, Path], Reader]:
             while True:
                 table.hold(sampler.held(step))
                 rows = sampler.draw(step).ecgs
-                yield number[rows], gather(rows)
+                yield rows, gather(rows)
                 step += 1
 
-        return Reader(stream=stream)
+        return Reader(stream=stream, number=number)
 
     return read
 
@@ -175,26 +185,53 @@ def nothing(source: Source, folder: Path) -> None:
     """What reads the source itself has nothing to write."""
 
 
+def in_memory(values: np.ndarray) -> np.ndarray:
+    """A copy on a page border and in huge pages where there are such: both make copies out of it faster."""
+    memory = mmap.mmap(-1, values.nbytes)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    result = np.frombuffer(memory, values.dtype).reshape(values.shape)
+    np.copyto(result, values)
+    return result
+
+
 def read_memory(source: Source, folder: Path) -> Reader:
     """The reference for views: np.take from an array in memory into one reused buffer."""
-    values = np.array(source.values)
-    out = np.empty((BATCH, *values.shape[1:]), values.dtype)
+    values = in_memory(source.values)
+    out = in_memory(values[:BATCH])
 
     def gather(rows: Any) -> Any:
-        return np.take(values, rows, axis=0, out=out[: len(rows)], mode="clip")
+        return np.take(values, rows, axis=0, out=out, mode="clip")
 
     return Reader(gather=gather)
 
 
 def read_memcpy(source: Source, folder: Path) -> Reader:
-    """The reference for frames: as many bytes as the batch has, in one memcpy from memory into one reused buffer."""
-    values = np.array(source.values)
-    length = np.diff(source.start)
-    out = np.empty((BATCH * FRAMES[1], *values.shape[1:]), values.dtype)
+    """The reference for frames: a loop in C, one memcpy a view, from memory into one reused buffer."""
+    values, length = in_memory(source.values), np.diff(source.start)
+    out = in_memory(values[: BATCH * FRAMES[1]])
+    code = "#include <string.h>\nvoid copy(char *to, const char *from, const long *start, const long *rows, long n) {\n"
+    code += " for (long i = 0; i < n; i++) { long a = start[rows[i]], b = start[rows[i] + 1];\n"
+    code += f"  memcpy(to, from + a * {ROW_BYTES // 2}, (b - a) * {ROW_BYTES // 2}); to += (b - a) * {ROW_BYTES // 2}; }} }}\n"
+    (folder / "copy.c").write_text(code)
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", folder / "copy.so", folder / "copy.c"], check=True)
+    copy = ctypes.CDLL(str(folder / "copy.so")).copy
+    copy.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long]
 
     def gather(rows: Any) -> Any:
-        count, begin = int(length[rows].sum()), int(source.start[rows[0]])
-        begin = min(begin, len(values) - count)
+        copy(out.ctypes.data, values.ctypes.data, source.start.ctypes.data, rows.ctypes.data, len(rows))
+        return out[: int(length[rows].sum())]
+
+    return Reader(gather=gather)
+
+
+def read_one_memcpy(source: Source, folder: Path) -> Reader:
+    """A limit: as many bytes as the batch has, in one piece."""
+    values, length = in_memory(source.values), np.diff(source.start)
+    out = in_memory(values[: BATCH * FRAMES[1]])
+
+    def gather(rows: Any) -> Any:
+        count = int(length[rows].sum())
+        begin = min(int(source.start[rows[0]]), len(values) - count)
         np.copyto(out[:count], values[begin : begin + count])
         return None
 
@@ -492,7 +529,8 @@ ALL = ("views", "frames", "cold")
 WARM = ("views", "frames")
 PEERS = (
     Peer("np.take from RAM", read_memory, nothing, ("views",), note="reference"),
-    Peer("memcpy", read_memcpy, nothing, ("frames",), note="reference"),
+    Peer("memcpy of each view", read_memcpy, nothing, ("frames",), note="reference: a loop in C"),
+    Peer("one memcpy", read_one_memcpy, nothing, ("frames",), note="a limit: as many bytes in one piece"),
     Peer("ours, pinned", ours("pinned"), write_ours, WARM, "ecgecho", "ours"),
     Peer("ours, mapped", ours("mapped"), write_ours, ALL, "ecgecho", "ours"),
     Peer("ours, blocks", ours("blocks"), write_ours, ALL, "ecgecho", "ours", "in the order of its blocks"),
@@ -510,7 +548,7 @@ PEERS = (
     Peer("webdataset", read_webdataset, write_webdataset, ALL, "webdataset", note="inline, shuffle buffer"),
     Peer("per-view .pt", read_pt, write_pt, WARM, "torch", note=f"first {SMALL['pt']} views, {SMALL['pt ragged']} ragged"),
 )
-REFERENCE = {"views": "np.take from RAM", "frames": "memcpy", "cold": "sequential disk"}
+REFERENCE = {"views": "np.take from RAM", "frames": "memcpy of each view", "cold": "sequential disk"}
 
 
 # --- measuring, in the peer's process --------------------------------------------------------------------------------------
@@ -525,34 +563,75 @@ def measure(peer: Peer, source: Source, folder: Path, seconds: float, cold: bool
     limiter = Limiter(folder) if cold else None
     batches = _batches(reader, size, rng)
     rows, values = next(batches)
-    if values is not None and peer.name != "memcpy":
+    number = np.arange(source.size) if reader.number is None else reader.number
+    if values is not None:
         got = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
-        np.testing.assert_array_equal(got, source.rows(np.asarray(rows)), err_msg=f"{peer.name}: first batch")
+        np.testing.assert_array_equal(got, source.rows(number[np.asarray(rows)]), err_msg=f"{peer.name}: first batch")
     if limiter:
         limiter.drop()
-    length, rates = np.diff(source.start) * source.values[:1].nbytes, []
-    read_before = _read_bytes()
-    whole, counted, num_bytes, started = time.perf_counter(), 0, 0, time.perf_counter()
-    all_rows = all_bytes = 0
+    length = np.diff(source.start)[number] * source.values[:1].nbytes
+    cpu_before = time.process_time()
+    read_before, whole, stretches = _read_bytes(), time.perf_counter(), list[Stretch]()
+    all_rows = all_bytes = counted = num_bytes = 0
+    others = Others()
     for rows, _ in batches:
         counted += len(rows)
         if source.ragged:
             num_bytes += int(length[np.asarray(rows)].sum())
         if limiter:
             limiter.check()
-        now = time.perf_counter()
-        if counted + BATCH > size or now - started > seconds / 4 or now - whole > seconds:
-            rates.append(counted / (now - started))
-            all_rows, all_bytes = all_rows + counted, all_bytes + num_bytes
-            counted, num_bytes, started = 0, 0, time.perf_counter()
-            if now - whole > seconds:
-                break
-    elapsed = time.perf_counter() - whole
+        if time.perf_counter() - others.began < STRETCH_S:
+            continue
+        stretches.append(others.end(counted))
+        all_rows, all_bytes, counted, num_bytes = all_rows + counted, all_bytes + num_bytes, 0, 0
+        elapsed, quiet = time.perf_counter() - whole, [s for s in stretches if s.quiet]
+        if len(quiet) * STRETCH_S >= seconds or elapsed > PATIENCE * seconds:
+            break
+        others = Others()
+    used = quiet if len(quiet) >= MIN_QUIET else stretches
+    cpu_s = (time.process_time() - cpu_before) / all_rows
     row_bytes = all_bytes / all_rows if source.ragged else source.values[:1].nbytes
-    rate = all_rows / elapsed if cold else statistics.median(rates)
+    rate = sum(s.rows for s in used) / sum(s.seconds for s in used)
     from_disk = (_read_bytes() - read_before) / (all_rows * row_bytes)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"rate": rate, "gb_s": rate * row_bytes / 1e9, "open_s": opened, "from_disk": from_disk, "peak_mib": peak}
+    peak = next(int(x.split()[1]) for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")) / 1024
+    return {
+        "rate": rate,
+        "gb_s": rate * row_bytes / 1e9,
+        "open_s": opened,
+        "from_disk": from_disk,
+        "peak_mib": peak,
+        "quiet": used is quiet,
+        "cpu_s": cpu_s,
+    }
+
+
+class Stretch(NamedTuple):
+    """A quarter of a second of measuring."""
+
+    rows: int
+    seconds: float
+    quiet: bool
+
+
+class Others:
+    """What other processes do meanwhile: their share of the processors, and of the disk."""
+
+    def __init__(self) -> None:
+        self.began, self.busy, self.own, self.disk, self.read = time.perf_counter(), *self._now()
+
+    def _now(self) -> tuple[float, float, int, int]:
+        ticks = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]  # user ... steal
+        busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+        lines = (line.split() for line in Path("/proc/diskstats").read_text().splitlines())
+        disk = sum(512 * (int(x[5]) + int(x[9])) for x in lines if not x[2][-1].isdigit() or x[2].startswith("nvme"))
+        return busy, time.process_time(), disk, _read_bytes()
+
+    def end(self, rows: int) -> Stretch:
+        seconds = time.perf_counter() - self.began
+        busy, own, disk, read = self._now()
+        cores = (busy - self.busy - (own - self.own)) / seconds
+        foreign = (disk - self.disk - (read - self.read)) / seconds
+        return Stretch(rows, seconds, cores < OTHERS_CORES and foreign < OTHERS_DISK)
 
 
 def _batches(reader: Reader, size: int, rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
@@ -604,25 +683,39 @@ def _read_bytes() -> int:
 def sequential(source: Source, seconds: float) -> dict[str, Any]:
     """O_DIRECT reads of 4 MiB from front to back, by 1 and by 4 threads; the faster counts."""
     path, size = source.folder / "source.npy", 4 << 20
-    total, best, ways = path.stat().st_size // size * size, 0.0, {}
+    total, best, ways, calm = path.stat().st_size // size * size, 0.0, {}, True
     handle = os.open(path, os.O_RDONLY | os.O_DIRECT)
     for threads in (1, 4):
         buffers = [mmap.mmap(-1, size) for _ in range(threads)]
+        tasks = iter(range(0, 1 << 60, size))
+        ended = time.perf_counter() + PATIENCE * seconds / 2
+        stretches = []
 
-        def read(thread: int, threads: int = threads, buffers: list[mmap.mmap] = buffers) -> int:
-            done, began = 0, time.perf_counter()
-            for offset in range(thread * size, total, threads * size):
-                done += os.preadv(handle, [buffers[thread]], offset)
-                if time.perf_counter() - began > seconds / 2:
-                    break
+        def read(thread: int, tasks: Iterator[int] = tasks, buffers: list[mmap.mmap] = buffers, until: float = 0.0) -> int:
+            done = 0
+            while time.perf_counter() < until:
+                done += os.preadv(handle, [buffers[thread]], next(tasks) % total)
             return done
 
-        began = time.perf_counter()
         with ThreadPoolExecutor(threads) as pool:
-            done = sum(pool.map(read, range(threads)))
-        ways[threads] = done / (time.perf_counter() - began)
-        best = max(best, ways[threads])
-    return {"rate": best / ROW_BYTES, "gb_s": best / 1e9, "open_s": 0.0, "from_disk": 1.0, "peak_mib": 0.0, "ways": ways}
+            while sum(s.quiet for s in stretches) * STRETCH_S < seconds / 2 and time.perf_counter() < ended:
+                others, until = Others(), time.perf_counter() + STRETCH_S
+                done = sum(pool.map(lambda thread: read(thread, until=until), range(threads)))  # noqa: B023 - waited for here
+                stretches.append(others.end(done))
+        quiet = [s for s in stretches if s.quiet]
+        used = quiet if len(quiet) >= MIN_QUIET else stretches
+        ways[threads] = sum(s.rows for s in used) / sum(s.seconds for s in used)
+        best, calm = max(best, ways[threads]), calm and used is quiet
+    return {
+        "rate": best / ROW_BYTES,
+        "gb_s": best / 1e9,
+        "open_s": 0.0,
+        "from_disk": 1.0,
+        "peak_mib": 0.0,
+        "quiet": calm,
+        "cpu_s": 0.0,
+        "ways": ways,
+    }
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------------
@@ -643,20 +736,35 @@ def run(arguments: argparse.Namespace) -> None:
                 missing[name, peer.name] = answer["error"]
                 peers.remove(peer)
         subprocess.run(["sync"], check=True)
+        reference = next((p for p in PEERS if p.name == REFERENCE[name]), None)  # None: the disk
         for number in range(arguments.rounds):
-            if name == "cold":
-                found.setdefault("sequential disk", []).append(_child(arguments, None, name, "read"))
+            before = _child(arguments, reference, name, "read")
             for peer in list(peers):
-                answer = _child(arguments, peer, name, "read")
+                answer = _child(arguments, peer, name, "read") if peer is not reference else before
                 loads.append(os.getloadavg()[0])
                 if "error" in answer:
                     missing[name, peer.name] = answer["error"]
                     peers.remove(peer)
                     continue
-                found.setdefault(peer.name, []).append(answer)
-                print(
-                    f"{name} round {number} {peer.name:28s} {answer['rate']:12,.0f} rows/s {answer['gb_s']:.3f} GB/s", flush=True
-                )
+                slow = answer["gb_s"] < 0.2 * before["gb_s"]  # then how the reference wavers matters little
+                after = before if slow else _child(arguments, reference, name, "read")
+                if "error" in before or "error" in after:
+                    raise SystemExit(f"the reference failed: {before} {after}")
+                base = (before["gb_s"] + after["gb_s"]) / 2
+                cpu = (before["cpu_s"] + after["cpu_s"]) / 2 / answer["cpu_s"] if answer["cpu_s"] else 0.0
+                found.setdefault(REFERENCE[name], []).append(before | {"ratio": 1.0, "cpu": 1.0})
+                if peer is not reference:
+                    found.setdefault(peer.name, []).append(
+                        answer
+                        | {
+                            "ratio": answer["gb_s"] / base,
+                            "cpu": cpu,
+                            "quiet": answer["quiet"] and before["quiet"] and after["quiet"],
+                        }
+                    )
+                before = after
+                quiet = found[peer.name][-1].get("quiet")
+                print(f"{name} {number} {peer.name:28s} {answer['gb_s']:.3f} GB/s, reference {base:.3f}, {quiet=}", flush=True)
         results[name] = found
     text = report(arguments, results, missing, loads, time.time() - began)
     print(text)
@@ -743,27 +851,27 @@ def report(
     notes = {peer.name: peer.note for peer in PEERS}
     for name, found in results.items():
         print(f"## {titles[name]}\n", file=out)
-        base = [answer["gb_s"] for answer in found.get(REFERENCE[name], [])]
         print(
-            "| how | GB/s | rows/s | ratio | of each round | read from disk | peak MiB | |\n|---|---|---|---|---|---|---|---|",
+            "| how | GB/s | rows/s | ratio | of each round | by CPU time | read from disk | peak MiB | |\n"
+            "|---|---|---|---|---|---|---|---|---|",
             file=out,
         )
         rows = []
         for peer, answers in found.items():
-            rates = [a["gb_s"] for a in answers]
-            ratios = [r / b for r, b in zip(rates, base, strict=False)] or [float("nan")]
+            rates = [a["gb_s"] for a in answers if a["quiet"]] or [a["gb_s"] for a in answers]
+            ratios = [a["ratio"] for a in answers if a["quiet"]] or [a["ratio"] for a in answers]
             median = statistics.median(rates)
             rows.append((statistics.median(ratios), peer, median, statistics.median(a["rate"] for a in answers), ratios, answers))
-        for ratio, peer, rate, per_second, ratios, answers in sorted(rows, key=lambda r: -r[0]):
-            each = ", ".join(f"{r:.2g}" for r in ratios)
+        for ratio, peer, rate, per_second, _, answers in sorted(rows, key=lambda r: -r[0]):
+            each = ", ".join(f"{a['ratio']:.2g}" + "*" * (not a["quiet"]) for a in answers) if peer != REFERENCE[name] else ""
             disk, peak = (statistics.median(a[k] for a in answers) for k in ("from_disk", "peak_mib"))
-            print(
-                f"| {peer} | {rate:.3g} | {per_second:,.0f} | {ratio:.2g} | {each} | {disk:.2f} | {peak:.0f} | {notes.get(peer, '')} |",
-                file=out,
-            )
+            cpu = f"{statistics.median(a['cpu'] for a in answers):.2g}" if name != "cold" else ""
+            cells = [peer, f"{rate:.3g}", f"{per_second:,.0f}", f"{ratio:.2g}", each, cpu, f"{disk:.2f}", f"{peak:.0f}"]
+            cells.append(notes.get(peer, ""))
+            print(f"| {' | '.join(cells)} |", file=out)
         for (where, peer), why in missing.items():
             if where == name:
-                print(f"| {peer} | | | | | | | not measured: {why} |", file=out)
+                print(f"| {peer} | | | | | | | | not measured: {why} |", file=out)
         print(file=out)
     return out.getvalue()
 

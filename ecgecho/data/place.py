@@ -142,7 +142,7 @@ class _Memory:
             # References: the list's, `whole` and the argument. A tensor over this memory, or any view of one, is another.
             if sys.getrefcount(whole) == 3 and len(whole) >= first + size:
                 return whole, first
-        fresh = np.empty(size + LINE, np.uint8)
+        fresh = np.empty(size + size // 8 + LINE, np.uint8)  # ragged batches differ in size
         first = -fresh.ctypes.data % LINE
         if size <= KEPT_BYTES:
             self._owned = [*self._owned, (fresh, first)][-KEPT:]
