@@ -2,6 +2,7 @@
 
     python benchmarks/decoders.py video --out benchmarks/results/decoders_YYYYMM.md
     python benchmarks/decoders.py jpeg --out benchmarks/results/decode_jpeg_YYYYMM.md
+    python benchmarks/decoders.py leak --out benchmarks/results/decode_leak_YYYYMM.md
     python benchmarks/decoders.py nvjpeg --out benchmarks/results/decode_nvjpeg_YYYYMM.md     (needs a GPU; has never run)
 
 `video`: small AVI and MP4 files, each damaged in many ways, each read by each decoder in a process that can be killed. What
@@ -9,12 +10,14 @@ comes out is held against what the same decoder makes of the whole file: equal, 
 pixels without a word, a crash, a hang. Then frames a second and memory on whole files, and whose frame times are right.
 
 `jpeg`: simulated cines at 708 x 1016 and the real one that pydicom ships, decoded in full and DCT-scaled: time, the mask of the
-sector, drawing that the mask lets through, and the cosine distance of the demo teacher's vector.
+sector, drawing that the mask lets through, and the cosine distance of the demo teacher's vector. `leak`: whether the ECG can be
+read from what the mask of the smaller picture leaves around the sector.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import functools
 import importlib.metadata
@@ -695,6 +698,82 @@ def frame_ms(decode: Callable[[bytes, int], np.ndarray], codes: Sequence[bytes],
     return 1000 * min(spent)
 
 
+# --- leak: does the mask of a smaller picture hide the ECG as well?
+
+
+def leak(out: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "echo"))
+    import test_mask_control as control
+
+    load = os.getloadavg()[0]
+    size, least = (360, 480), 180
+    text = [
+        "# The control of the sector's mask, in full and DCT-scaled",
+        "",
+        *head(out, "leak", load),
+        f"- per layout {control.SUBJECTS} simulated subjects, 12 frames of {size[0]} x {size[1]}, decoded in full and at 1/2. The"
+        " true sector is blanked; a ridge, cross-validated by subject, reads the heart rate and the phase of the beat from what"
+        " surrounds it, before and after the mask (tests/echo/test_mask_control.py). R2, and in brackets the 99th percentile of"
+        f" {control.PERMUTATIONS} permutations of the subjects: chance",
+        "",
+        "| layout | decoding | heart rate, unmasked | masked | by the shape of the mask | phase, unmasked | masked |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, (layout, quirks, _) in control.KINDS.items():
+        for decode in ("full", "dct"):
+            views = [around(control, subject, layout, quirks, size, decode, least) for subject in range(control.SUBJECTS)]
+            bare, masked, shape, phase = (np.array([view[i] for view in views]) for i in range(4))
+            rate = np.array([view[4] for view in views])[:, None, None]
+            scores = [
+                control.ridge_and_chance(features, target)
+                for features, target in (
+                    (bare.mean(axis=1, keepdims=True), rate),
+                    (masked.mean(axis=1, keepdims=True), rate),
+                    (shape, rate),
+                    (bare, phase),
+                    (masked, phase),
+                )
+            ]
+            cells = [f"{score:.2f} ({np.quantile(chance, 0.99):.2f})" for score, chance in scores]
+            text.append(f"| {name} | {decode} | " + " | ".join(cells) + " |")
+            print(text[-1], flush=True)
+    out.write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+def around(
+    control: Any, subject: int, layout: int, quirks: Any, size: tuple[int, int], decode: Any, least: int
+) -> tuple[Any, ...]:
+    """Of one subject: the unmasked and the masked surroundings, the mask's shape, the phase of the beat, the heart rate."""
+    from ecgecho.echo.sector import blank, coloured_boxes, find_sector
+
+    heart = draw_heart(stream(control.SEED, subject, "heart"), enrich=False)
+    rng = stream(control.SEED, subject, "echo")
+    shot = shoot(heart, VIEWS[subject % len(VIEWS)], rng, frames=12, size=size)
+    made = draw(heart, dataclasses.replace(shot, layout=layout), rng)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.dcm"
+        when = datetime.datetime(2150, 1, 1)
+        write.dicom(path, made, subject_id=subject, study_id=subject, instance=1, time=when, quirks=quirks)
+        clip = read_echo(path, decode=decode, least=least)
+    scale = size[0] // clip.frames.shape[1]
+    outside = np.ones(clip.frames.shape[1:3], np.uint8)
+    polygon = (shot.geometry.polygon() + 0.5) / scale - 0.5
+    cv2.fillPoly(outside, [polygon.round().astype(np.int32)], 0)
+    chosen = np.linspace(0, len(clip.frames) - 1, control.FRAMES_USED).round().astype(int)
+    sector = find_sector(clip)
+    masked = blank(clip.frames, sector, clip.kind)
+    kept = sector.mask & ~coloured_boxes(clip.frames, sector.mask)
+    last = np.searchsorted(shot.beats_s, shot.time_s[chosen], side="right") - 1
+    angle = 2 * np.pi * (shot.time_s[chosen] - shot.beats_s[last]) / (shot.beats_s[last + 1] - shot.beats_s[last])
+    return (
+        [control._small(frame * outside[..., None]) for frame in clip.frames[chosen]],
+        [control._small(frame * outside[..., None]) for frame in masked[chosen]],
+        [control._small(255.0 * kept)],
+        np.stack([np.cos(angle), np.sin(angle)], axis=-1),
+        shot.hr_bpm,
+    )
+
+
 # --- nvjpeg: ready for a machine with a GPU; it has never run on one
 
 
@@ -766,11 +845,11 @@ def commit() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("video", "jpeg", "nvjpeg"))
+    parser.add_argument("what", choices=("video", "jpeg", "leak", "nvjpeg"))
     parser.add_argument("--out", type=Path, required=True)
     words = parser.parse_args()
     cv2.setNumThreads(1)
-    {"video": video, "jpeg": jpeg, "nvjpeg": nvjpeg}[words.what](words.out)
+    {"video": video, "jpeg": jpeg, "leak": leak, "nvjpeg": nvjpeg}[words.what](words.out)
 
 
 if __name__ == "__main__":
