@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 import embed_cache
-from ecgecho.types import I64, UserError
-from embed_cache.mapping import PAGE, Piece, flat
+from ecgecho.types import I64, U8, UserError
+from embed_cache import mapping
+from embed_cache.store import Piece
 
 
 class Flat(NamedTuple):
@@ -42,15 +43,21 @@ class Chunks:
         self.name, self.shape, self.dtype, self.ragged = column, found.shape, found.numpy_dtype, found.ragged
         self.entry_bytes = found.row_bytes
         self.stores = tuple(stores)
+        self.remote = any(embed_cache.is_remote(store.path) for store in stores)
+        """Some of it lies in a bucket: read whole, or not at all."""
         self.paths: list[str] = []
+        self.names: list[str] = []
+        self._owner: list[int] = []
         first_row, sizes, segment_rows, starts, counts = [], [], [], list[I64](), list[I64]()
         row = 0
-        for store in stores:
+        for owner, store in enumerate(stores):
             for number, shape in enumerate(store.manifest.segments):
                 for part in range(shape.num_parts):
                     path = shape.chunk(store.columns[column], part)
                     entry = store.manifest.files.get(path)  # a part without entries has no file
                     self.paths.append(f"{store.path}/{path}")
+                    self.names.append(path)
+                    self._owner.append(owner)
                     first_row.append(row + shape.part(part).start)
                     sizes.append(entry.size if entry else 0)
                 if self.ragged:
@@ -90,22 +97,36 @@ class Chunks:
 
     def flat(self, *, load: bool) -> Flat:
         """Mapped, each chunk file where it lies, or loaded: read whole into memory."""
-        grain = math.lcm(PAGE, self.entry_bytes)  # where a file is mapped, and a whole number of entries
-        ends, pieces, at, first = set(self.segment_ends.tolist()), [], 0, []
+        grain = math.lcm(mapping.PAGE, self.entry_bytes)  # where a file is mapped, and a whole number of entries
+        ends, at, first = set(self.segment_ends.tolist()), 0, list[I64]()
+        pieces: list[list[Piece]] = [[] for _ in self.stores]
         stops = [*self.first_row[1:].tolist(), self.num_rows]
-        for path, size, start, stop in zip(self.paths, self.sizes.tolist(), self.first_row.tolist(), stops, strict=True):
+        files = zip(self._owner, self.names, self.sizes.tolist(), self.first_row.tolist(), stops, strict=True)
+        for owner, name, size, start, stop in files:
             if self.ragged:
                 first.append(self.starts[start:stop] + at // self.entry_bytes)
             elif start == 0 or start in ends:
                 first.append(np.array([at // self.entry_bytes - start]))
             if size:
                 used = size if self.ragged else (stop - start) * self.entry_bytes
-                pieces.append(Piece(Path(path), at, used, size))
+                pieces[owner].append(Piece(name, at, used, size))
             at += size
             if self.ragged or stop in ends:
                 at = -(-at // grain) * grain
-        entries = flat(pieces, at, load=load).view(self.dtype).reshape(-1, *self.shape)
-        return Flat(entries, np.concatenate(first))
+        raw = self._remote(pieces, at) if self.remote else self._local(pieces, at, load=load)
+        return Flat(raw.view(self.dtype).reshape(-1, *self.shape), np.concatenate(first))
+
+    def _local(self, pieces: list[list[Piece]], size: int, *, load: bool) -> U8:
+        files = [(Path(store.path), own) for store, own in zip(self.stores, pieces, strict=True)]
+        return mapping.flat([mapping.Piece(root / p.path, *p[1:]) for root, own in files for p in own], size, load=load)
+
+    def _remote(self, pieces: list[list[Piece]], size: int) -> U8:
+        result = np.zeros(size, np.uint8)
+        for store, own in zip(self.stores, pieces, strict=True):
+            if own:
+                begin, end = own[0].start, own[-1].start + own[-1].used
+                result[begin:end] = store.place.flat([p._replace(start=p.start - begin) for p in own], end - begin)
+        return result
 
     @cached_property
     def group_ends(self) -> I64:

@@ -50,7 +50,7 @@ class Table:
         self.chunks = Chunks(stores, column)
         self.device = device
         self.place: Place = choose(self.chunks.num_bytes, device) if place == "auto" else place
-        _check(self.place, self.chunks.num_bytes, device, column)
+        _check(self.place, self.chunks, device)
         self.shape, self.dtype = self.chunks.shape, torch.from_numpy(np.empty(0, self.chunks.dtype)).dtype
         self._first = np.empty(0, np.int64)
         self._memory = _Memory()
@@ -193,15 +193,21 @@ def _cgroup_rooms() -> list[int]:
     return rooms
 
 
-def _check(place: str, num_bytes: int, device: torch.device, column: str) -> None:
+def _check(place: str, chunks: Chunks, device: torch.device) -> None:
     if place not in get_args(Place):
         raise UsageError(f"there is no place {place!r} for a table. There is: auto, {', '.join(get_args(Place))}.")
+    if chunks.remote and place in ("mapped", "blocks"):
+        stores = ", ".join(store.path for store in chunks.stores)
+        raise UserError(
+            f"column {chunks.name!r} of {stores} has {chunks.num_bytes / 1e9:.3g} GB and cannot be read from a bucket as {place}: "
+            "copy the store to a local disk, or use data.place=pinned where memory allows."
+        )
     on_gpu = place == "device" and device.type == "cuda"
     room = torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory()
-    if place in ("device", "pinned") and num_bytes > room:
+    if place in ("device", "pinned") and chunks.num_bytes > room:
         where = str(device) if on_gpu else "the host"
         raise UserError(
-            f"column {column!r} has {num_bytes / 1e9:.3g} GB and {where} has {room / 1e9:.3g} GB free, "
+            f"column {chunks.name!r} has {chunks.num_bytes / 1e9:.3g} GB and {where} has {room / 1e9:.3g} GB free, "
             f"so data.place={place} cannot be; use data.place=auto."
         )
 
