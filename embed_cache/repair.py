@@ -327,6 +327,8 @@ class Repairer(Writer):
         with self.place.locked():
             self.place.write(files)
             self.place.write({name: record})
+            chunks = [self._shape.chunk(column, part) for column in self._shape.ragged()]
+            self.place.remove([path for path in chunks if path not in files])
         return True
 
     def seal(self, provenance: Json) -> None:

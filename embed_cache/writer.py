@@ -396,7 +396,8 @@ class Writer:
     def _has_files(self, record: Record) -> bool:
         """Whether the files of a record are there, by size, in place or staged."""
         staged = {entry.path: f"{entry.path}.{record.writer}.tmp" for entry in record.files}
-        sizes = self.place.sizes([*staged, *staged.values()])
+        # Staged first: a file that gets its name between two looks is seen at the second.
+        sizes = self.place.sizes([*staged.values(), *staged])
         return all(entry.size in (sizes[entry.path], sizes[staged[entry.path]]) for entry in record.files)
 
     def _settle(self, record: Record) -> None:
@@ -450,8 +451,6 @@ class Writer:
                 files[f"{shape.ragged_folder(column, part)}/zarr.json"] = meta
                 if len(values):
                     files[shape.chunk(column, part)] = values.tobytes()
-                else:
-                    self.place.remove([shape.chunk(column, part)])
             else:
                 values = column.empty(shape.part_rows)
                 for place, (row, origin) in enumerate(outcomes):
