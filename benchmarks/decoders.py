@@ -3,6 +3,7 @@
     python benchmarks/decoders.py video --out benchmarks/results/decoders_YYYYMM.md
     python benchmarks/decoders.py jpeg --out benchmarks/results/decode_jpeg_YYYYMM.md
     python benchmarks/decoders.py leak --out benchmarks/results/decode_leak_YYYYMM.md
+    python benchmarks/decoders.py flips --out benchmarks/results/decode_flips_YYYYMM.md
     python benchmarks/decoders.py nvjpeg --out benchmarks/results/decode_nvjpeg_YYYYMM.md     (needs a GPU; has never run)
 
 `video`: small AVI and MP4 files, each damaged in many ways, each read by each decoder in a process that can be killed. What
@@ -11,7 +12,7 @@ pixels without a word, a crash, a hang. Then frames a second and memory on whole
 
 `jpeg`: simulated cines at 708 x 1016 and the real one that pydicom ships, decoded in full and DCT-scaled: time, the mask of the
 sector, drawing that the mask lets through, and the cosine distance of the demo teacher's vector. `leak`: whether the ECG can be
-read from what the mask of the smaller picture leaves around the sector.
+read from what the mask of the smaller picture leaves around the sector. `flips`: how much damage inside a JPEG frame is noticed.
 """
 
 from __future__ import annotations
@@ -701,29 +702,42 @@ def frame_ms(decode: Callable[[bytes, int], np.ndarray], codes: Sequence[bytes],
 # --- leak: does the mask of a smaller picture hide the ECG as well?
 
 
+LEAK_RUNS = (
+    *(
+        (name, (708, 1016), 280, 20_261)
+        for name in ("first layout", "second layout, no region", "third layout, wrong colour tag")
+    ),
+    *((name, (360, 480), 180, 20_261) for name in ("first layout", "second layout, no region", "third layout, wrong colour tag")),
+    *(("first layout", (360, 480), 180, seed) for seed in (7, 8, 9)),
+)
+"""Layout, picture, least lines, seed. The simulator's lines are 2 pixels thick at 708 lines and 1 at 360."""
+
+
 def leak(out: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "echo"))
     import test_mask_control as control
 
     load = os.getloadavg()[0]
-    size, least = (360, 480), 180
     text = [
         "# The control of the sector's mask, in full and DCT-scaled",
         "",
         *head(out, "leak", load),
-        f"- per layout {control.SUBJECTS} simulated subjects, 12 frames of {size[0]} x {size[1]}, decoded in full and at 1/2. The"
-        " true sector is blanked; a ridge, cross-validated by subject, reads the heart rate and the phase of the beat from what"
-        " surrounds it, before and after the mask (tests/echo/test_mask_control.py). R2, and in brackets the 99th percentile of"
-        f" {control.PERMUTATIONS} permutations of the subjects: chance",
+        f"- in each line {control.SUBJECTS} simulated subjects, 12 frames each, decoded in full and at 1/2. The true sector is"
+        " blanked; a ridge, cross-validated by subject, reads the heart rate and the phase of the beat from what surrounds it,"
+        " before and after the mask (tests/echo/test_mask_control.py). R2, and in brackets the 99th percentile of"
+        f" {control.PERMUTATIONS} permutations of the subjects: chance. Of {2 * len(LEAK_RUNS)} lines of three masked columns"
+        f" each, {2 * len(LEAK_RUNS) * 3 / 100:.1f} lie above it by chance",
         "",
-        "| layout | decoding | heart rate, unmasked | masked | by the shape of the mask | phase, unmasked | masked |",
-        "|---|---|---|---|---|---|---|",
+        "| picture | layout | seed | decoding | heart rate, unmasked | masked | by the mask's shape | phase, unmasked | masked |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, (layout, quirks, _) in control.KINDS.items():
+    for name, size, least, seed in LEAK_RUNS:
+        layout, quirks, _ = control.KINDS[name]
+        views = [around(control, (seed, subject), layout, quirks, size, least) for subject in range(control.SUBJECTS)]
         for decode in ("full", "dct"):
-            views = [around(control, subject, layout, quirks, size, decode, least) for subject in range(control.SUBJECTS)]
-            bare, masked, shape, phase = (np.array([view[i] for view in views]) for i in range(4))
-            rate = np.array([view[4] for view in views])[:, None, None]
+            bare, masked, shape = (np.array([view[decode][i] for view in views]) for i in range(3))
+            phase = np.array([view["truth"][0] for view in views])
+            rate = np.array([view["truth"][1] for view in views])[:, None, None]
             scores = [
                 control.ridge_and_chance(features, target)
                 for features, target in (
@@ -735,43 +749,116 @@ def leak(out: Path) -> None:
                 )
             ]
             cells = [f"{score:.2f} ({np.quantile(chance, 0.99):.2f})" for score, chance in scores]
-            text.append(f"| {name} | {decode} | " + " | ".join(cells) + " |")
+            text.append(f"| {size[0]} x {size[1]} | {name} | {seed} | {decode} | " + " | ".join(cells) + " |")
             print(text[-1], flush=True)
     out.write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
-def around(
-    control: Any, subject: int, layout: int, quirks: Any, size: tuple[int, int], decode: Any, least: int
-) -> tuple[Any, ...]:
-    """Of one subject: the unmasked and the masked surroundings, the mask's shape, the phase of the beat, the heart rate."""
+def around(control: Any, who: tuple[int, int], layout: int, quirks: Any, size: tuple[int, int], least: int) -> dict[str, Any]:
+    """Of one subject, by decoding: unmasked and masked surroundings, the mask's shape; and the beat's phase, the heart rate."""
     from ecgecho.echo.sector import blank, coloured_boxes, find_sector
 
-    heart = draw_heart(stream(control.SEED, subject, "heart"), enrich=False)
-    rng = stream(control.SEED, subject, "echo")
-    shot = shoot(heart, VIEWS[subject % len(VIEWS)], rng, frames=12, size=size)
+    heart = draw_heart(stream(*who, "heart"), enrich=False)
+    rng = stream(*who, "echo")
+    shot = shoot(heart, VIEWS[who[1] % len(VIEWS)], rng, frames=12, size=size)
     made = draw(heart, dataclasses.replace(shot, layout=layout), rng)
+    chosen = np.linspace(0, 11, control.FRAMES_USED).round().astype(int)
+    last = np.searchsorted(shot.beats_s, shot.time_s[chosen], side="right") - 1
+    angle = 2 * np.pi * (shot.time_s[chosen] - shot.beats_s[last]) / (shot.beats_s[last + 1] - shot.beats_s[last])
+    found: dict[str, Any] = {"truth": (np.stack([np.cos(angle), np.sin(angle)], axis=-1), shot.hr_bpm)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.dcm"
         when = datetime.datetime(2150, 1, 1)
-        write.dicom(path, made, subject_id=subject, study_id=subject, instance=1, time=when, quirks=quirks)
-        clip = read_echo(path, decode=decode, least=least)
-    scale = size[0] // clip.frames.shape[1]
-    outside = np.ones(clip.frames.shape[1:3], np.uint8)
-    polygon = (shot.geometry.polygon() + 0.5) / scale - 0.5
-    cv2.fillPoly(outside, [polygon.round().astype(np.int32)], 0)
-    chosen = np.linspace(0, len(clip.frames) - 1, control.FRAMES_USED).round().astype(int)
-    sector = find_sector(clip)
-    masked = blank(clip.frames, sector, clip.kind)
-    kept = sector.mask & ~coloured_boxes(clip.frames, sector.mask)
-    last = np.searchsorted(shot.beats_s, shot.time_s[chosen], side="right") - 1
-    angle = 2 * np.pi * (shot.time_s[chosen] - shot.beats_s[last]) / (shot.beats_s[last + 1] - shot.beats_s[last])
-    return (
-        [control._small(frame * outside[..., None]) for frame in clip.frames[chosen]],
-        [control._small(frame * outside[..., None]) for frame in masked[chosen]],
-        [control._small(255.0 * kept)],
-        np.stack([np.cos(angle), np.sin(angle)], axis=-1),
-        shot.hr_bpm,
-    )
+        write.dicom(path, made, subject_id=who[1], study_id=who[1], instance=1, time=when, quirks=quirks)
+        clips = {"full": read_echo(path), "dct": read_echo(path, decode="dct", least=least)}
+    for decode, clip in clips.items():
+        scale = size[0] // clip.frames.shape[1]
+        assert scale == {"full": 1, "dct": 2}[decode]
+        outside = np.ones(clip.frames.shape[1:3], np.uint8)
+        polygon = (shot.geometry.polygon() + 0.5) / scale - 0.5
+        cv2.fillPoly(outside, [polygon.round().astype(np.int32)], 0)
+        sector = find_sector(clip)
+        masked = blank(clip.frames, sector, clip.kind)
+        kept = sector.mask & ~coloured_boxes(clip.frames, sector.mask)
+        found[decode] = (
+            [control._small(frame * outside[..., None]) for frame in clip.frames[chosen]],
+            [control._small(frame * outside[..., None]) for frame in masked[chosen]],
+            [control._small(255.0 * kept)],
+        )
+    return found
+
+
+# --- flips: damage inside the JPEG frames of a DICOM file
+
+
+def flips(out: Path) -> None:
+    load = os.getloadavg()[0]
+    heart = draw_heart(stream(SEED, 0, "heart"), enrich=False)
+    rng = stream(SEED, 0, "echo")
+    made = draw(heart, shoot(heart, VIEWS[0], rng, frames=6, size=(240, 320)), rng)
+    tally: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+    readers: dict[str, Callable[[Path], np.ndarray]] = {
+        "Pillow (libjpeg)": frames_by_pillow,
+        "FFmpeg, strict": frames_by_ffmpeg,
+        "read_echo, full": lambda path: read_echo(path).frames,
+        "read_echo, dct": lambda path: read_echo(path, decode="dct", least=112).frames,
+    }
+    random = np.random.default_rng(SEED)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.dcm"
+        write.dicom(path, made, subject_id=0, study_id=0, instance=0, time=datetime.datetime(2150, 1, 1))
+        data = path.read_bytes()
+        begin = data.index(b"\xe0\x7f\x10\x00") + 12
+        truth = {name: read(path) for name, read in readers.items()}
+        for number in range(300):
+            count = (1, 20)[number % 2]
+            path.write_bytes(changed(data, random.integers(begin, len(data), size=count), random))
+            for name, read in readers.items():
+                try:
+                    frames = read(path)
+                except Exception:
+                    tally[name, count]["error"] += 1
+                    continue
+                same = frames.shape == truth[name].shape and np.array_equal(frames, truth[name])
+                tally[name, count]["right" if same else "other pixels"] += 1
+    text = [
+        "# Damage inside the JPEG frames of a DICOM file",
+        "",
+        *head(out, "flips", load),
+        "- a simulated cine of 6 frames of 240 x 320; 150 times one byte of the pixel data changed, 150 times twenty",
+        "- read_echo: each frame first through FFmpeg at an eighth of its size, which must not refuse it, then through Pillow",
+        "",
+        "| reader | bytes | right | error | other pixels without a word |",
+        "|---|---|---|---|---|",
+    ]
+    for (name, count), found in tally.items():
+        text.append(f"| {name} | {count} | {found['right']} | {found['error']} | {found['other pixels']} |")
+    out.write_text("\n".join(text) + "\n", encoding="utf-8")
+    print("\n".join(text))
+
+
+def frames_by_pillow(path: Path) -> np.ndarray:
+    from pydicom import dcmread
+    from pydicom.encaps import generate_frames
+
+    return np.stack([by_pillow(code, 1) for code in generate_frames(dcmread(path).PixelData)])
+
+
+def frames_by_ffmpeg(path: Path) -> np.ndarray:
+    """FFmpeg's own JPEG decoder, told to refuse damage."""
+    import av
+    from pydicom import dcmread
+    from pydicom.encaps import generate_frames
+
+    frames = []
+    for code in generate_frames(dcmread(path).PixelData):
+        decoder = av.CodecContext.create("mjpeg", "r")
+        decoder.options = {"err_detect": "explode", "threads": "1"}
+        pictures = [*decoder.decode(av.Packet(code)), *decoder.decode(None)]
+        if len(pictures) != 1 or pictures[0].is_corrupt:
+            raise ValueError("damaged")
+        frames.append(pictures[0].to_ndarray(format="rgb24"))
+    return np.stack(frames)
 
 
 # --- nvjpeg: ready for a machine with a GPU; it has never run on one
@@ -845,11 +932,11 @@ def commit() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("video", "jpeg", "leak", "nvjpeg"))
+    parser.add_argument("what", choices=("video", "jpeg", "leak", "flips", "nvjpeg"))
     parser.add_argument("--out", type=Path, required=True)
     words = parser.parse_args()
     cv2.setNumThreads(1)
-    {"video": video, "jpeg": jpeg, "leak": leak, "nvjpeg": nvjpeg}[words.what](words.out)
+    {"video": video, "jpeg": jpeg, "leak": leak, "flips": flips, "nvjpeg": nvjpeg}[words.what](words.out)
 
 
 if __name__ == "__main__":

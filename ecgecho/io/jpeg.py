@@ -3,10 +3,14 @@
 What a JPEG's samples are (YBR or RGB) is said by the DICOM tag, by the JFIF or Adobe marker, by the component ids, and by
 the samples themselves: a black background is (0, 128, 128) in YBR and (0, 0, 0) in RGB. Decoders believe the first three, and
 show 71 of 255 mean error, silently, where a tag says RGB and no marker objects. Here the samples win where they are clear.
+
+libjpeg mends damaged entropy code without a word. FFmpeg's decoder can be told to refuse it, so each frame passes through that
+first, at an eighth of its size (benchmarks/results/decode_flips_*.md).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +71,9 @@ def decode(
         raise ItemError(
             "unsupported_pixels", f"JPEG of {header.precision} bits and {len(header.component_ids)} components, header: {samples}"
         )
+    broken = first_damaged(fragments)
+    if broken is not None:
+        raise ItemError("undecodable", f"frame {broken}: its JPEG code is damaged")
     height, width = scaled_size(rows, columns, scale)
     frames = np.empty((len(fragments), height, width, 3), np.uint8)
     if samples == 1:
@@ -84,6 +91,34 @@ def decode(
             frame = np.asarray(Image.frombytes("YCbCr", (width, height), frame.tobytes()).convert("RGB"))
         frames[number] = frame
     return frames, defects
+
+
+def first_damaged(fragments: Sequence[bytes]) -> int | None:
+    """The first frame whose code is damaged.
+
+    None also where FFmpeg takes none of them - then it is a kind of JPEG that it does not read - and where PyAV is missing.
+    """
+    if not importlib.util.find_spec("av"):
+        return None
+    import av
+
+    failed, passed, decoder = None, False, None
+    for number, fragment in enumerate(fragments):
+        if decoder is None:
+            decoder = av.CodecContext.create("mjpeg", "r")
+            decoder.options = {"err_detect": "explode", "threads": "1", "lowres": "3"}
+        try:
+            pictures = decoder.decode(av.Packet(fragment))
+            whole = len(pictures) == 1 and not pictures[0].is_corrupt
+        except MemoryError:
+            raise
+        except (av.error.FFmpegError, ValueError):
+            whole, decoder = False, None
+        passed = passed or whole
+        failed = number if failed is None and not whole else failed
+        if passed and failed is not None:
+            return failed
+    return None
 
 
 def stored_colour(header: JpegHeader, photometric: str, raw: U8) -> tuple[Literal["ybr", "rgb"], tuple[str, ...]]:

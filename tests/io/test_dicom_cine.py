@@ -17,7 +17,7 @@ from pydicom.pixels import convert_color_space
 
 from ecgecho.io import read_echo, scan_echo
 from ecgecho.io.files import MAX_BYTES
-from ecgecho.io.jpeg import scale_for
+from ecgecho.io.jpeg import first_damaged, scale_for
 from ecgecho.types import ItemError
 
 REAL = get_testdata_file("examples_ybr_color.dcm", download=False)
@@ -376,6 +376,25 @@ def test_a_damaged_jpeg_or_one_of_another_size_is_undecodable(tmp_path):
     assert outcome(read_echo, larger) == ("undecodable", "failed", True)
     for path in (broken, larger):
         assert outcome(small, path) == ("undecodable", "failed", True)
+
+
+@pytest.mark.parametrize("filler", [b"\x00", b"\x55", b"\xaa", b"\xff"])
+def test_a_frame_whose_code_is_damaged_inside_is_refused_not_mended(tmp_path, filler):
+    pytest.importorskip("av")
+    frames = [jpeg(frame) for frame in pictures(4, 96, 128)]
+    broken = bytearray(frames[2])
+    begin = broken.index(b"\xff\xda") + 300
+    broken[begin : begin + 60] = filler * 60
+    path = save(tmp_path / "a.dcm", dataset(4, 96, 128), [*frames[:2], bytes(broken), frames[3]])
+    for read in (read_echo, small):
+        assert outcome(read, path) == ("undecodable", "failed", True)
+
+
+def test_whole_frames_are_not_called_damaged_nor_those_that_the_judge_cannot_read(tmp_path):
+    for quality in (5, 50, 97):
+        for stored, marker in (("ybr", "none"), ("rgb", "adobe"), ("rgb", "none")):
+            assert first_damaged([jpeg(frame, stored=stored, marker=marker, quality=quality) for frame in pictures(3)]) is None
+    assert first_damaged([b"\xff\xd8 another kind"] * 3) is None
 
 
 @pytest.fixture(scope="module")
