@@ -53,7 +53,7 @@ LARGE, LARGE_FRAMES = (708, 1016), 48
 TIMEOUT_S = 6.0
 """A whole file takes 0.02 to 0.1 s."""
 MEMORY_BYTES = 2 << 30
-REPEATS = 9
+REPEATS = 5
 OUTCOMES = ("right", "error", "fewer or more frames", "other pixels", "crash", "hang", "memory")
 
 
@@ -389,7 +389,7 @@ def video(out: Path) -> None:
         times = time_errors(folder, frames, names)
         large = write_files(folder, picture_frames(LARGE_FRAMES, LARGE))
         speeds = {
-            (name, file): one(run_bounded(measure, [(name, str(path))], workers=1, timeout_s=120, memory_bytes=0))
+            (name, file): one(run_bounded(measure, [(name, str(path))], workers=1, timeout_s=300, memory_bytes=0))
             for file, path in list(large.items())[:4]
             for name in names
         }
