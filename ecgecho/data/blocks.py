@@ -44,6 +44,8 @@ class BlockReader:
         self.slots = min(slots, len(edges) - 1)
         self._pool = memoryview(mmap.mmap(-1, self.slots * self.slot_bytes))
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._pool))
+        whole = not chunks.ragged and PAGE % chunks.entry_bytes == 0  # then every row lies on a multiple of its size in the pool
+        self._grid = np.frombuffer(self._pool, np.uint8).reshape(-1, chunks.entry_bytes) if whole else None
         self._base = np.zeros(len(self.piece_row), np.int64)  # address of the file's first byte, were it there
         self._free = list(range(self.slots))
         self._slot: dict[int, int] = {}
@@ -91,7 +93,12 @@ class BlockReader:
         for waited in np.unique(block[held & ~self._ready[block]]).tolist():
             self._loads[waited].result()
             self._ready[waited] = True
-        move(out.ctypes.data + to[held], (self._base[piece] + offset)[held], size[held])
+        source = self._base[piece] + offset
+        if self._grid is not None and not alone:
+            rows_of_pool = (source - self._address) // self.chunks.entry_bytes
+            np.take(self._grid, rows_of_pool, axis=0, out=out.reshape(-1, self.chunks.entry_bytes), mode="clip")
+        else:
+            move(out.ctypes.data + to[held], source[held], size[held])
         for read in reads:
             read.result()
 

@@ -199,8 +199,8 @@ def _check(place: str, chunks: Chunks, device: torch.device) -> None:
     if chunks.remote and place in ("mapped", "blocks"):
         stores = ", ".join(store.path for store in chunks.stores)
         raise UserError(
-            f"column {chunks.name!r} of {stores} has {chunks.num_bytes / 1e9:.3g} GB and cannot be read from a bucket as {place}: "
-            "copy the store to a local disk, or use data.place=pinned where memory allows."
+            f"column {chunks.name!r} of {stores} has {chunks.num_bytes / 1e9:.3g} GB and cannot be read from a bucket "
+            f"as {place}: copy the store to a local disk, or use data.place=pinned where memory allows."
         )
     on_gpu = place == "device" and device.type == "cuda"
     room = torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory()

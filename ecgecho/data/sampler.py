@@ -10,8 +10,9 @@ Shape letters: N things of a stream, B blocks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -148,7 +149,8 @@ class Sampler:
         self.pairs_each = batch_size if num_ecgs == 0 else wanted
         self.ecgs_each = batch_size - self.pairs_each
         self.block_of, self.pool = block_of, pool
-        self._passes: dict[int, Pass] = {}
+        self._ahead = 0 if block_of is None else AHEAD * len(block_of) // (int(block_of.max(initial=0)) + 1)
+        self._passes: dict[int, Future[Pass]] = {}
         if batches == "single":
             self.kinds = np.repeat([0, 1], [num_ecgs // batch_size, num_pairs // batch_size])
 
@@ -178,7 +180,7 @@ class Sampler:
             return []
         size = len(self.block_of)
         number, place = self._place(step)
-        ahead = self.batch_size + AHEAD * size // max(int(self.block_of.max()) + 1, 1)
+        ahead = self.batch_size + self._ahead
         found: list[int] = self._pass(number).held(place, place + ahead).tolist()
         if place + ahead > size:
             found += [b for b in self._pass(number + 1).held(0, place + ahead - size).tolist() if b not in set(found)]
@@ -203,13 +205,14 @@ class Sampler:
         return permutation(self.seed, "echo", number, max(self.num_pairs, 1))
 
     def _pass(self, number: int) -> Pass:
-        """A pass by blocks; two are kept, because a batch can reach into the next."""
-        if number not in self._passes:
-            assert self.block_of is not None
-            self._passes = {n: p for n, p in self._passes.items() if abs(n - number) == 1}
-            stream = "ecg" if self.num_ecgs else "echo"
-            self._passes[number] = block_pass(self.seed, stream, number, self.block_of, self.pool)
-        return self._passes[number]
+        """A pass by blocks; two are kept, because a batch can reach into the next, which a thread makes in good time."""
+        assert self.block_of is not None
+        self._passes = {n: made for n, made in self._passes.items() if abs(n - number) <= 1}
+        for n in (number, number + 1):
+            if n not in self._passes:
+                stream = "ecg" if self.num_ecgs else "echo"
+                self._passes[n] = _threads().submit(block_pass, self.seed, stream, n, self.block_of, self.pool)
+        return self._passes[number].result()
 
     def _draw_single(self, step: int) -> Draw:
         epoch, place = divmod(step, len(self.kinds))
@@ -240,6 +243,11 @@ def _kinds(seed: int, epoch: int, num_ecg_batches: int, num_pair_batches: int) -
 def views(seed: int, number: int, num_clips: I64) -> I64:
     """(S,) which clip each study shows in pass `number`, uniform among its `num_clips`."""
     return np.minimum((philox(seed, "view", number).random(len(num_clips)) * num_clips).astype(np.int64), num_clips - 1)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "passes")
 
 
 def _slice(count: int, rank: int, ranks: int) -> slice:
