@@ -3,8 +3,9 @@
 Three questions: views in full shuffle (rows of 2 KiB, batch 256), ragged frames (16 to 48 a view, 1 KiB each), and a set larger
 than memory. Every peer reads the same rows from its own format, is given its best documented way, runs in a process of its own
 under a time cap, and has its first batch compared with the source to the bit. Rounds go over all of them. The reference is
-measured before and after every peer and a ratio is that to their mean; the table gives the median of the rounds (one, for a peer below a fifth of the reference). "By CPU time"
-is the same ratio of rows in a second of the process's own CPU time, which other work on the machine disturbs less.
+measured before and after every peer and a ratio is that to their mean; the table gives the median of the rounds (one, for a
+peer below a fifth of the reference). "By CPU time" is the same ratio of rows in a second of the process's own CPU time, which
+other work on the machine disturbs less.
 
 A rate is taken over the quarter-seconds in which other processes used less than a third of a core and hardly the disk; where
 there were too few of them the rate is of all, is marked with *, and counts only if no other round is better.
@@ -540,14 +541,14 @@ PEERS = (
     Peer("ours, pinned to GPU", ours("gpu pinned"), write_ours, WARM, "ecgecho", "ours", "waits for each batch"),
     Peer("RAM slices, np.concatenate", read_slices, nothing, ("frames",)),
     Peer("torch memmap", read_torch_memmap, write_raw, ALL, "torch", note="index_select, torch.cat of slices"),
-    Peer("safetensors", read_safetensors, write_safetensors, ALL, "safetensors", note="mapped; index_select, torch.cat"),
+    Peer("safetensors", read_safetensors, write_safetensors, WARM, "safetensors", note="mapped; index_select, torch.cat"),
     Peer("TensorDataset + DataLoader", read_tensor_dataset, nothing, ("views",), "torch", note="in RAM, no workers"),
     Peer("h5py", read_h5py, write_h5py, ALL, "h5py", note="contiguous; sorted selection, slices"),
     Peer("HF datasets", read_datasets, write_datasets, ALL, "datasets", note="arrow format"),
     Peer("lance", read_lance, write_lance, ALL, "lance", note="take"),
-    Peer("litdata", read_litdata, write_litdata, ALL, "litdata", note="StreamingDataLoader, no workers, own shuffle"),
-    Peer("MosaicML streaming", read_mosaic, write_mosaic, ALL, "streaming", note="ds[i]"),
-    Peer("webdataset", read_webdataset, write_webdataset, ALL, "webdataset", note="inline, shuffle buffer"),
+    Peer("litdata", read_litdata, write_litdata, WARM, "litdata", note="StreamingDataLoader, no workers, own shuffle"),
+    Peer("MosaicML streaming", read_mosaic, write_mosaic, WARM, "streaming", note="ds[i]"),
+    Peer("webdataset", read_webdataset, write_webdataset, WARM, "webdataset", note="inline, shuffle buffer"),
     Peer("per-view .pt", read_pt, write_pt, WARM, "torch", note=f"first {SMALL['pt']} views, {SMALL['pt ragged']} ragged"),
 )
 REFERENCE = {"views": "np.take from RAM", "frames": "memcpy of each view", "cold": "sequential disk"}
@@ -563,6 +564,11 @@ def measure(peer: Peer, source: Source, folder: Path, seconds: float, cold: bool
     opened = time.perf_counter() - began
     size, rng = reader.size or source.size, np.random.default_rng(int(time.time()))
     limiter = Limiter(folder) if cold else None
+    for path in () if cold else sorted(folder.rglob("*")):  # others may have pushed it out of the cache
+        if path.is_file():
+            with path.open("rb") as file:
+                while file.read(4 << 20):
+                    pass
     batches = _batches(reader, size, rng)
     rows, values = next(batches)
     number = np.arange(source.size) if reader.number is None else reader.number
