@@ -10,13 +10,16 @@ Shape letters: U units (frames, or sampled clips), D embedding, L samples.
 
 from __future__ import annotations
 
+import bisect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 import embed_cache
 from ecgecho import config as configuration
@@ -89,7 +92,8 @@ def echo_job(
         return Teaching(forwards[0])
 
     clips = _not_erased(catalog, catalog.clips.sort_by([("study_id", "ascending"), ("clip_id", "ascending")]), out, options.key)
-    paths = {c: str(catalog.root / p) for c, p in zip(clips["clip_id"].to_pylist(), clips["path"].to_pylist(), strict=True)}
+    ids, groups = clips["clip_id"].to_pylist(), clips["study_id"].to_pylist()
+    path_of = _Paths(catalog.root, clips["clip_id"], clips["path"])
     spec_json = configuration.to_json(spec)
     identity: Json = {
         "teacher": spec_json,
@@ -105,19 +109,35 @@ def echo_job(
         embed_cache.Column("moments", (2, spec.dim), "float16"),
         embed_cache.Column("pooled", (spec.dim,), "float16"),
     ]
-    sources = {item: (path,) for item, path in paths.items()}
-    ids, groups = clips["clip_id"].to_pylist(), clips["study_id"].to_pylist()
+
+    def files_of(item: str) -> tuple[str, ...]:
+        return (path,) if (path := path_of(item)) else ()
+
     return Job(
-        target=Target(out, "echo", identity, columns, ("num_frames",), ids, groups, sources, options.part_rows),
+        target=Target(out, "echo", identity, columns, ("num_frames",), ids, groups, files_of, options.part_rows),
         stage=stage,
         row_of=lambda taught: _echo_row(taught, spec.frame_norm),
         decode=decode_clip,
-        task_of=lambda item: EchoTask(path=paths.get(item, ""), teacher=teacher, spec=spec, decode=options.decode),
+        task_of=lambda item: EchoTask(path=path_of(item), teacher=teacher, spec=spec, decode=options.decode),
         workers=_workers(options.workers),
         timeout_s=options.timeout_s,
         notes={"device": device, "channels_last": how.channels_last, "compiled": how.compile},
         progress=progress,
     )
+
+
+class _Paths:
+    """Where the file of an item lies, "" for an unknown item; kept in columns, because a dictionary of a million is large."""
+
+    def __init__(self, root: Path, ids: pa.ChunkedArray, paths: pa.ChunkedArray) -> None:
+        order = pc.sort_indices(ids)
+        self._root = root
+        self._ids, self._paths = ids.take(order).combine_chunks(), paths.take(order).combine_chunks()
+
+    def __call__(self, item: str) -> str:
+        place = bisect.bisect_left(range(len(self._ids)), item, key=lambda at: self._ids[at].as_py())
+        found = place < len(self._ids) and self._ids[place].as_py() == item
+        return str(self._root / self._paths[place].as_py()) if found else ""
 
 
 class EchoMember:
@@ -157,15 +177,18 @@ def ecg_job(
 ) -> Job:
     """Every ECG of a catalog into an ECG store at `out`, under a contract or (None) as recorded."""
     ecgs = catalog.ecgs.sort_by([("subject_id", "ascending"), ("ecg_id", "ascending")])
-    ecgs = _not_erased(catalog, ecgs, out, key).to_pydict()
-    paths = {e: str(catalog.root / p) for e, p in zip(ecgs["ecg_id"], ecgs["path"], strict=True)}
-    sources = {item: wfdb_files(path) for item, path in paths.items()}
+    ecgs = _not_erased(catalog, ecgs, out, key)
+    path_of = _Paths(catalog.root, ecgs["ecg_id"], ecgs["path"])
+
+    def files_of(item: str) -> tuple[str, ...]:
+        return wfdb_files(path) if (path := path_of(item)) else ()
+
     return Job(
-        target=_ecg_target(out, contract, list(ecgs["ecg_id"]), sources, part_rows),
+        target=_ecg_target(out, contract, ecgs["ecg_id"].to_pylist(), files_of, part_rows),
         stage=Passing,
         row_of=_ecg_row,
         decode=decode_ecg,
-        task_of=lambda item: EcgTask(path=paths.get(item, ""), contract=contract),
+        task_of=lambda item: EcgTask(path=path_of(item), contract=contract),
         workers=_workers(workers),
         timeout_s=ECG_TIMEOUT_S,
         progress=progress,
@@ -191,7 +214,7 @@ def contract_job(
         )
     index = source.index.to_pydict()
     rows = {item: row for row, (item, live) in enumerate(zip(index["id"], index["live"], strict=True)) if live}
-    target = _ecg_target(out, contract, sorted(rows), {}, part_rows)
+    target = _ecg_target(out, contract, sorted(rows), lambda _: (), part_rows)
     target.marks = {item: index["fingerprint"][row] for item, row in rows.items()}
 
     def convert(item: str) -> DecodedEcg:
@@ -294,7 +317,11 @@ def _ecg_row(ecg: DecodedEcg) -> embed_cache.Row:
 
 
 def _ecg_target(
-    out: Path, contract: EcgContract | None, ids: Sequence[str], sources: Mapping[str, Sequence[str]], part_rows: int | None
+    out: Path,
+    contract: EcgContract | None,
+    ids: Sequence[str],
+    files_of: Callable[[str], Sequence[str]],
+    part_rows: int | None,
 ) -> Target:
     if contract is None:
         identity: Json = {"contract": None, "unit": "mv"}
@@ -303,7 +330,7 @@ def _ecg_target(
         identity = {"contract": configuration.to_json(contract), "contract_sha256": configuration.digest(contract), "unit": "mv"}
         signal = embed_cache.Column("signal", (12, contract.num_samples), "int16")
     columns = [signal, embed_cache.Column("scale", (12,), "float32"), embed_cache.Column("lead_valid", (12,), "uint8")]
-    return Target(out, "ecg", identity, columns, ("fs_mhz",), ids, ids, sources, part_rows)
+    return Target(out, "ecg", identity, columns, ("fs_mhz",), ids, ids, files_of, part_rows)
 
 
 def find_contract(name: str) -> EcgContract:

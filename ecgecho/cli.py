@@ -266,7 +266,7 @@ def cache_echo(
         report = job.run(members)
         bar.close()
     following = (
-        f"ecgecho cache-ecg {quoted(source)} --contract echoing_ecg --out {quoted(out.parent / 'ecg.zarr')}"
+        f"ecgecho cache-ecg {quoted(source)} --contract echoing_ecg --out {_quoted(out.parent / 'ecg.zarr')}"
         if catalog.ecgs.num_rows
         else ""
     )
@@ -309,10 +309,10 @@ def cache_ecg(
         report = job.run()
         bar.close()
     if wanted is None:
-        following = f"ecgecho cache-ecg {quoted(out)} --contract echoing_ecg --out {quoted(out.parent / 'ecg.zarr')}"
+        following = f"ecgecho cache-ecg {_quoted(out)} --contract echoing_ecg --out {_quoted(out.parent / 'ecg.zarr')}"
     else:
         catalog_of = source if (source / "catalog.json").is_file() else Path("CATALOG")
-        stores = f"--catalog {quoted(catalog_of)} --echo {quoted(out.parent / 'echo.zarr')} --ecg {quoted(out)}"
+        stores = f"--catalog {quoted(catalog_of)} --echo {_quoted(out.parent / 'echo.zarr')} --ecg {_quoted(out)}"
         following = f"ecgecho train echoing_ecg --recipe small {stores} --out runs/a"
     _close_cache("cache-ecg", out, report, bar.seconds, following, paths)
 
@@ -447,6 +447,10 @@ def _place(out: Path) -> str:
     import embed_cache
 
     return re.sub(r"^(\w+):/+", r"\1://", str(out)) if embed_cache.is_remote(out) else str(out)
+
+
+def _quoted(out: Path) -> str:
+    return shlex.quote(_place(out))
 
 
 def _one_of(option: str, word: str, known: tuple[str, ...]) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 import embed_cache
 from ecgecho.io.fingerprint import fingerprint
@@ -120,8 +122,8 @@ class Target:
     counts: Sequence[str]
     ids: Sequence[str]
     groups: Sequence[str]
-    sources: Mapping[str, Sequence[str]]
-    """The files that each item is made from."""
+    files_of: Callable[[str], Sequence[str]]
+    """The files that an item is made from; none for what the catalog does not list."""
     part_rows: int | None
     marks: Mapping[str, str] = field(default_factory=dict)
     """Fingerprints that are known without reading: those of a raw store."""
@@ -184,7 +186,7 @@ class Target:
         """Of the files that items are made from, as far as they are there."""
         total = 0
         for item in items:
-            for file in self.sources.get(item, ()):
+            for file in self.files_of(item):
                 with suppress(OSError):
                     total += os.stat(file).st_size
         return total
@@ -213,14 +215,14 @@ class Target:
             if item in self.marks:
                 changed = self.marks[item] != mark
             else:
-                changed = item in self.sources and _changed(self.sources[item], mark, since, read=status == "failed")
+                changed = _changed(self.files_of(item), mark, since, read=status == "failed")
             if changed or (status == "failed" and not permanent):
                 stale.add(item)
         return stale
 
     def mark(self, item: str) -> str:
         """The fingerprint of an item that could not be read."""
-        return self.marks[item] if item in self.marks else _mark(self.sources.get(item, ()))
+        return self.marks[item] if item in self.marks else _mark(self.files_of(item))
 
     def _check_place(self) -> None:
         if embed_cache.is_remote(self.out):
@@ -248,6 +250,7 @@ class Walk:
         self._writer = writer
         self._left = {part for part in parts_left(writer) if only is None or part in only}
         self._looked = time.monotonic()
+        self._complete = not self._left
         self._sizes = {part: num_wanted(writer, part) for part in self._left}
         self._last = -1
         self.num_parts = len(self._left)
@@ -255,14 +258,20 @@ class Walk:
         self.by_others = 0
         """Rows that other writers have committed in the meantime."""
 
-    def next(self, elsewhere: bool = False) -> tuple[int, list[str]] | None:
-        """A part's number and the items to compute, or None where nothing is left."""
-        now = time.monotonic()
-        if elsewhere or now - self._looked > LOOK_S:
-            gone = self._left - set(parts_left(self._writer))
+    def look(self, *, now: bool = False) -> bool:
+        """Whether nobody has anything left to commit, by a look that is at most LOOK_S old."""
+        if now or time.monotonic() - self._looked > LOOK_S:
+            left = set(parts_left(self._writer))
+            gone = self._left - left
             self._left -= gone
             self.by_others += sum(self._sizes[part] for part in gone)
-            self._looked = now
+            self._complete = not left
+            self._looked = time.monotonic()
+        return self._complete
+
+    def next(self, elsewhere: bool = False) -> tuple[int, list[str]] | None:
+        """A part's number and the items to compute, or None where nothing is left."""
+        self.look(now=elsewhere)
         if not self._left:
             return None
         part = self._last + 1
@@ -405,6 +414,8 @@ class Job:
                     note = {**_versions(), **self.notes, "retried": len(part.retried), "seconds": seconds}
                     writing.put(part.number, "", note)
                     continue
+                if walk.look():
+                    break  # of what is begun here, others were faster
                 writing.put(part.number, item, value)
                 done += 1
                 if self.progress is not None:
@@ -458,21 +469,22 @@ class Job:
             what = "; ".join(f"{damage.path}: {damage.problem}" for damage in checked.damages[:3])
             raise UserError(f"{out} is damaged ({what}). The same command with --repair computes such parts again.")
         opened = embed_cache.open(out)
-        live = opened.index.filter(opened.index["live"]).to_pydict()
-        by_reason: Counter[str] = Counter()
+        live = opened.index.filter(opened.index["live"])
+        by_status = _counted(live["status"])
         defects: Counter[str] = Counter()
-        examples: dict[str, tuple[str, ...]] = {}
-        for item, status, reason in zip(live["id"], live["status"], live["reason"], strict=True):
-            if status == "ok":
-                defects.update(filter(None, reason.split(";")))
-                continue
-            name = f"{status}: {reason}"
-            by_reason[name] += 1
-            examples[name] = (*examples.get(name, ()), item)[:3]
+        for reasons, count in _counted(live.filter(pc.equal(live["status"], "ok"))["reason"]).items():
+            defects.update(dict.fromkeys(filter(None, reasons.split(";")), count))
+        by_reason, examples = {}, {}
+        for status in by_status:
+            rows = live.filter(pc.equal(live["status"], status)) if status != "ok" else live.slice(0, 0)
+            for reason, count in _counted(rows["reason"]).items():
+                name = f"{status}: {reason}"
+                by_reason[name] = count
+                examples[name] = tuple(rows.filter(pc.equal(rows["reason"], reason))["id"].slice(0, 3).to_pylist())
         return CacheReport(
             kind=self.target.kind,
-            num_rows=len(live["id"]),
-            by_status=Counter(live["status"]),
+            num_rows=live.num_rows,
+            by_status=by_status,
             by_reason=by_reason,
             examples=examples,
             defects=defects,
@@ -487,12 +499,12 @@ class Job:
 
     def _recompute(self, pool: Pool[Any, Any], store: embed_cache.EmbeddingStore) -> int:
         """Two random ok rows, computed again alone, must be the stored ones; gives how many could be."""
-        index = store.index.to_pydict()
-        usable = [r for r, (s, live) in enumerate(zip(index["status"], index["live"], strict=True)) if live and s == "ok"]
+        index = store.index
+        usable = np.flatnonzero(pc.and_(pc.equal(index["status"], "ok"), index["live"]).to_numpy())
         column = "pooled" if "pooled" in store.columns else "signal"
         done = 0
         for row in np.random.default_rng(len(usable)).permutation(usable)[:2].tolist():
-            item = index["id"][row]
+            item = index["id"][row].as_py()
             result = decode_one(pool, self.task_of(item))
             if not isinstance(result, Done):
                 continue  # the machine is short of time or memory just now; the row itself was checked by its checksum
@@ -510,6 +522,10 @@ class Job:
                 )
             done += 1
         return done
+
+
+def _counted(values: pa.ChunkedArray) -> dict[str, int]:
+    return {count["values"]: count["counts"] for count in pc.value_counts(values).to_pylist()}
 
 
 def is_sealed(out: Path) -> bool:
@@ -530,6 +546,8 @@ def _changed(files: Sequence[str], mark: str, since: float, *, read: bool) -> bo
     try:
         found = [os.stat(file) for file in files]
     except OSError:
+        return False
+    if not found:
         return False
     same_size = mark.startswith(f"{sum(stat.st_size for stat in found)}:")
     younger = any(max(stat.st_mtime, stat.st_ctime) >= since for stat in found)

@@ -88,11 +88,17 @@ class Decoding(Generic[R]):
         self._workers = max(pool.workers, 1)
         self._parts: list[Part[R]] = []
         self._in_flight = 0
-        self._exhausted = False
+        self._exhausted = self._stopped = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
     def __iter__(self) -> Iterator[Event[R]]:
+        try:
+            yield from self._events()
+        finally:
+            self._exhausted = self._stopped = True  # what still arrives asks for nothing more
+
+    def _events(self) -> Iterator[Event[R]]:
         event: Event[R]
         while True:
             with self._changed:
@@ -123,7 +129,9 @@ class Decoding(Generic[R]):
 
     def _fill(self) -> None:
         """Gives the workers as much as they and the memory can hold. Called with the lock held."""
-        while self._in_flight < self._workers and sum(part.ready for part in self._parts) < self._workers + 2:
+        while (
+            not self._stopped and self._in_flight < self._workers and sum(part.ready for part in self._parts) < self._workers + 2
+        ):
             if sum(part.sent - part.taken for part in self._parts) >= HELD * self._workers:
                 return
             part = next((part for part in self._parts if self._has_room(part)), None) or self._open()

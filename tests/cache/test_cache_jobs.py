@@ -148,13 +148,14 @@ def test_an_ecg_store_keeps_millivolts(cohort):
     np.testing.assert_allclose(ours, theirs.p_signal[:, order], atol=1.3e-4)  # half a step of int16 at 8 mV
 
 
-def test_a_full_disk_is_told_and_the_work_is_kept(listed, tmp_path, monkeypatch):
-    """From the third commit on, every fsync meets ENOSPC."""
+@pytest.mark.parametrize("trouble", [errno.ENOSPC, errno.EROFS])
+def test_a_full_or_read_only_disk_is_told_and_the_work_is_kept(listed, tmp_path, monkeypatch, trouble):
+    """From the third commit on, no fsync succeeds."""
     real = os.fsync
 
     def full(handle):
         if commits(tmp_path) >= 3:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(trouble, os.strerror(trouble))
         return real(handle)
 
     words = ("cache-echo", listed, "--part-rows", 1, "--workers", 1, "--out", tmp_path / "e.zarr")
@@ -162,8 +163,30 @@ def test_a_full_disk_is_told_and_the_work_is_kept(listed, tmp_path, monkeypatch)
         patch.setattr(os, "fsync", full)
         done = ecgecho(*words)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "No space left" in done.stderr
-    assert commits(tmp_path / "e.zarr") == 3
+    assert os.strerror(trouble) in done.stderr
+    assert "kept" in done.stderr
+    kept = commits(tmp_path / "e.zarr")
+    assert kept >= 3
+    assert f"computed now {12 - kept}," in must(*words)
+
+
+def test_a_store_that_vanishes_ends_the_job_with_its_name(listed, tmp_path, monkeypatch):
+    real = embed_cache.Writer.commit
+
+    def vanish(writer, *args):
+        if commits(tmp_path) == 3:
+            (tmp_path / "e.zarr").rename(tmp_path / "gone")
+        return real(writer, *args)
+
+    words = ("cache-echo", listed, "--part-rows", 1, "--workers", 1, "--out", tmp_path / "e.zarr")
+    with monkeypatch.context() as patch:
+        patch.setattr(embed_cache.Writer, "commit", vanish)
+        done = ecgecho(*words)
+    assert done.returncode == 1
+    assert "vanished" in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 4
+    shutil.rmtree(tmp_path / "e.zarr", ignore_errors=True)
+    (tmp_path / "gone").rename(tmp_path / "e.zarr")
     assert "computed now 9," in must(*words)
 
 
