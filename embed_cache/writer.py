@@ -276,7 +276,13 @@ class Writer:
         if sealed_hash(plan) != self._plan_hash:
             raise StoreError(f"{place.label(shape.plan)} was changed while the store was written. Run the same command again.")
         files = {path: entry_of(path, data) for path, data in root_files().items()}
-        files |= {shape.plan: entry_of(shape.plan, plan), **parse_files(unseal_json(plan, shape.plan), place.label(shape.plan))}
+        planned = parse_files(unseal_json(plan, shape.plan), place.label(shape.plan))
+        files |= {shape.plan: entry_of(shape.plan, plan), **planned}
+        wrong = [name for name, found in zip(planned, place.checksums(planned), strict=True) if found != planned[name].sha256]
+        if wrong:  # without locks, a writer of another plan may put its own arrays there before it finds this plan
+            widths = {name: planned[shape.index_chunk(name)].size // shape.num_rows for name in STRINGS_PLANNED}
+            skeleton, _ = plan_files(shape, self._schema, self.plan, self._source, widths)
+            place.write({name: skeleton[name] for name in wrong})
         records = []
         for part in range(shape.num_parts):
             name = shape.record(part)
@@ -330,8 +336,8 @@ class Writer:
                 _refuse_other_plan(place, shape, found, encoded, plan)
             place.write({name: data for name, data in {**root_files(), **skeleton}.items() if not _holds(place, name, data)})
             if found is None:
-                if not place.create(shape.plan, encoded):
-                    _refuse_other_plan(place, shape, plan_file(place, number), encoded, plan)
+                if not place.create(shape.plan, encoded) and (found := plan_file(place, number)) != encoded:
+                    _refuse_other_plan(place, shape, found, encoded, plan)
             elif found != encoded:
                 place.write({shape.plan: encoded})
         writer = cls(place, schema, shape, plan)
@@ -553,7 +559,9 @@ def _begin(place: Place) -> None:
     if not is_store(place):
         if names and ROOT in names:
             raise StoreError(f"{place.label()} is a Zarr group made by another program. Choose another output.")
-        place.write(root_files())
+        # Created, not written: another file in its place would be another lock.
+        for name, data in root_files().items():
+            place.create(name, data)
     _finish_erasures(place)
 
 
@@ -613,7 +621,10 @@ def _refuse_other_plan(place: Place, shape: SegmentShape, found: bytes | None, e
             raise StoreError(
                 f"{path} was begun with {name} {was}, and this run has {now}. Run with {was}, or choose another output."
             )
-    old = set(planned_strings(place, shape_of(body, schema, shape.number, where), body, "id"))
+    try:
+        old = set(planned_strings(place, shape_of(body, schema, shape.number, where), body, "id"))
+    except DamagedStore:  # or just being written
+        old = set(plan.ids)
     added, gone = sorted(set(plan.ids) - old)[:3], sorted(old - set(plan.ids))[:3]
     raise StoreError(
         f"{path} was begun with other rows, another order or other rows to copy "
