@@ -95,8 +95,11 @@ def by_processes(work: Work, processes: int, *, say: Callable[[str], None]) -> j
 
     def run(writer: embed_cache.Writer, progress: Progress | None) -> list[Json]:
         watch = _Watch(writer, progress)
+        count = min(processes, len(job.parts_left(writer)))
+        if count < 2:
+            return []  # one part is done sooner here
         with contextlib.ExitStack() as stack:
-            members = [stack.enter_context(_Member(work, number, processes)) for number in range(processes)]
+            members = [stack.enter_context(_Member(work, number, count)) for number in range(count)]
             while watch.look() and any(member.is_running for member in members):
                 time.sleep(LOOK_S)
                 for member in members:

@@ -44,9 +44,3 @@ def test_damage_that_a_job_meets_names_the_way_out(listed, tmp_path):
     done = ecgecho("cache-echo", listed, "--out", out, "--workers", 1)
     assert done.returncode == 1
     assert "--repair" in done.stderr
-
-
-def test_status_of_what_is_not_there(tmp_path):
-    done = ecgecho("status", tmp_path / "nowhere.zarr")
-    assert done.returncode == 1
-    assert "nowhere.zarr" in done.stderr
