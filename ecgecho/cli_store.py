@@ -15,7 +15,7 @@ from ecgecho.terminal import AsJson, ProgressBar, close, quoted, say, usage
 
 if TYPE_CHECKING:
     from ecgecho.catalog import Catalog
-    from ecgecho.convert import Item
+    from ecgecho.foreign import Item
 
 app = typer.Typer(
     help="Look at a store, check it, convert it, compare two, or erase a subject.", rich_markup_mode=None, no_args_is_help=True
@@ -110,10 +110,10 @@ def store_export(
     to: Annotated[str, typer.Option("--to", help="hdf5, safetensors, studies, or auto (by the ending of --out).")] = "auto",
 ) -> None:
     """Write the rows of a store as HDF5, as safetensors, or as one safetensors file a study, for other programs."""
-    from ecgecho import convert
+    from ecgecho.export import export
 
     with ProgressBar("store export", "rows") as bar:
-        report = convert.export(store, out, to, progress=bar)
+        report = export(store, out, to, progress=bar)
     counts = {**report.by_status, "files": report.num_files, "megabytes": round(report.num_bytes / 1e6, 1), "to": report.to}
     if report.replaced:
         print(f"replaced an older export of this store at {out}")
@@ -135,26 +135,26 @@ def store_import(
     catalog: Annotated[Path | None, typer.Option("--catalog", help="Take the study of each clip from a catalog.")] = None,
     key: Annotated[Path | None, typer.Option("--key", help="Key file of the catalog, where it does not lie beside it.")] = None,
     array: Annotated[str, typer.Option(help="Which array, where files hold several.")] = "",
-    dim: Annotated[int, typer.Option(min=0, help="Size of a vector; 0: that of most files.")] = 0,
     part_rows: Annotated[int | None, typer.Option("--part-rows", min=1, help="Rows of a part (default: by the size).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read files.")] = 1,
     repair: Annotated[bool, typer.Option("--repair", help="Verify the store first; read again what is damaged.")] = False,
 ) -> None:
     """Turn embeddings that you already have, or an export, into a store; the same command again adds, heals and resumes."""
-    from ecgecho import convert
+    from ecgecho import convert, foreign
+    from ecgecho.exchange import about_of
 
     norms: dict[str, Literal["l2", "none"]] = {"l2": "l2", "none": "none"}
     if frame_norm not in norms:
         raise usage(f"there is no frame norm {frame_norm!r}; there is: l2, none.")
     items: Sequence[Item] | None = None
     skip = frozenset[str]()
-    if convert.about_of(source) is None:
-        items = convert.list_items(source, table, separator)
+    if about_of(source) is None:
+        items = foreign.list_items(source, table, separator)
         items, skip = _studies(items, catalog, out, str(key or ""))
     with ProgressBar("store import", "rows") as bar:
         report = convert.import_embeddings(
             source, out, teacher_name=teacher_name, frame_norm=norms[frame_norm], weights_sha256=weights_sha256,
-            licence=licence, items=items, key=array, dim=dim, part_rows=part_rows, workers=workers, skip=skip,
+            licence=licence, items=items, key=array, part_rows=part_rows, workers=workers, skip=skip,
             repair=repair, progress=bar,
         )  # fmt: skip
     told = ", ".join(f"{status} {count}" for status, count in sorted(report.by_status.items()))

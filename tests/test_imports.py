@@ -13,7 +13,7 @@ FOUNDATION = {"types", "config", "plugins"}
 COMMANDS = STORIES | FOUNDATION | {"catalog", "log", "embed_cache", "ecgecho", "terminal"}
 ALLOWED = {
     "cli": COMMANDS | {"cli_store", "job"},
-    "cli_store": COMMANDS | {"difference"},
+    "cli_store": COMMANDS | {"difference", "export", "exchange", "foreign"},
     "terminal": {"log", "report", "types"},
     "cache": FOUNDATION | {"embed_cache", "job", "pipeline", "decode", "io", "echo", "ecg", "catalog", "keys", "ecgecho"},
     "job": {"embed_cache", "pipeline", "io", "types", "ecgecho"},
@@ -23,8 +23,11 @@ ALLOWED = {
     "train": FOUNDATION | {"state", "optim", "dist", "log", "data", "catalog", "pairs", "stats", "embed_cache", "ecgecho"},
     "evaluate": FOUNDATION | {"state", "optim", "log", "data", "catalog", "pairs", "stats", "embed", "embed_cache", "ecgecho"},
     "embed": FOUNDATION | {"state", "data", "catalog", "pairs", "ecg", "log", "embed_cache", "ecgecho"},
-    # convert reads other people's files, in bounded workers, and makes moments of them as cache does
-    "convert": {"embed_cache", "parts", "io", "echo", "types"},
+    "convert": {"embed_cache", "exchange", "foreign", "job", "io", "types"},
+    # foreign reads other people's files, in bounded workers, and makes moments of them as cache does
+    "foreign": {"embed_cache", "io", "echo", "types"},
+    "export": {"embed_cache", "exchange", "parts", "types"},
+    "exchange": {"types"},
     "difference": {"embed_cache", "parts"},
     "parts": {"embed_cache"},
     "data": {"embed_cache", "catalog", "pairs", "types", "config"},

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from vector_files import IDENTITY, STUDIES, extend_store, live_rows, make_store
 
 import embed_cache
-from ecgecho import convert
+from ecgecho import convert, exchange, export
 from ecgecho.difference import difference
 from ecgecho.types import UsageError, UserError
 
@@ -30,7 +30,7 @@ def grown(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("to", PLACES)
 def test_an_export_comes_back_as_an_equal_store(to, grown, tmp_path):
-    report = convert.export(grown, tmp_path / PLACES[to], to)
+    report = export.export(grown, tmp_path / PLACES[to], to)
     convert.import_embeddings(tmp_path / PLACES[to], tmp_path / "back.zarr")
     assert live_rows(tmp_path / "back.zarr") == live_rows(grown)
     found = difference(grown, tmp_path / "back.zarr")
@@ -43,7 +43,7 @@ def test_an_export_comes_back_as_an_equal_store(to, grown, tmp_path):
 @pytest.mark.parametrize("to", PLACES)
 def test_a_store_of_one_segment_keeps_its_rows_in_their_places(to, tmp_path):
     store = make_store(tmp_path / "store.zarr")
-    convert.export(store, tmp_path / PLACES[to], to)
+    export.export(store, tmp_path / PLACES[to], to)
     convert.import_embeddings(tmp_path / PLACES[to], tmp_path / "back.zarr")
     first, second = (embed_cache.open(path) for path in (store, tmp_path / "back.zarr"))
     assert first.index.equals(second.index)
@@ -52,7 +52,7 @@ def test_a_store_of_one_segment_keeps_its_rows_in_their_places(to, tmp_path):
 
 
 def test_hdf5_is_read_without_us(grown, tmp_path):
-    convert.export(grown, tmp_path / "x.h5")
+    export.export(grown, tmp_path / "x.h5")
     rows = live_rows(grown)
     with h5py.File(tmp_path / "x.h5") as file:
         ids = [text.decode() for text in file["id"]]
@@ -67,7 +67,7 @@ def test_hdf5_is_read_without_us(grown, tmp_path):
 
 
 def test_safetensors_is_read_without_us(grown, tmp_path):
-    convert.export(grown, tmp_path / "x.safetensors")
+    export.export(grown, tmp_path / "x.safetensors")
     rows = live_rows(grown)
     with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
         about = json.loads(file.metadata()["about"])
@@ -81,7 +81,7 @@ def test_safetensors_is_read_without_us(grown, tmp_path):
 
 
 def test_a_study_is_a_file_below_the_folder_whatever_its_name(grown, tmp_path):
-    convert.export(grown, tmp_path / "in/out")
+    export.export(grown, tmp_path / "in/out")
     assert {p.name for p in tmp_path.iterdir()} == {"in"}
     assert {p.name for p in (tmp_path / "in").iterdir()} == {"out"}
     files = json.loads((tmp_path / "in/out/export.json").read_text())["studies"]
@@ -96,9 +96,9 @@ def test_a_study_is_a_file_below_the_folder_whatever_its_name(grown, tmp_path):
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20))
 def test_a_file_name_gives_the_study_back(study):
-    name = convert.file_name(study)
+    name = exchange.file_name(study)
     assert unquote(name) == study
-    assert set(name) <= convert._SAFE | {"%"}
+    assert set(name) <= exchange._SAFE | {"%"}
 
 
 def test_an_export_replaces_only_an_export_of_the_same_store(grown, tmp_path):
@@ -111,19 +111,19 @@ def test_an_export_replaces_only_an_export_of_the_same_store(grown, tmp_path):
     for place in ("thesis.h5", "theirs.h5", "full"):
         before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
         with pytest.raises(UserError, match="no export"):
-            convert.export(grown, tmp_path / place)
+            export.export(grown, tmp_path / place)
         assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     for place in PLACES.values():
-        convert.export(grown, tmp_path / place)
-        assert convert.export(grown, tmp_path / place).replaced
+        export.export(grown, tmp_path / place)
+        assert export.export(grown, tmp_path / place).replaced
         with pytest.raises(UserError, match=r"identity|mask"):
-            convert.export(other, tmp_path / place)
+            export.export(other, tmp_path / place)
 
 
 @pytest.mark.parametrize("to", PLACES)
 def test_an_export_that_is_stopped_leaves_what_was_there(to, grown, tmp_path, monkeypatch):
     place = tmp_path / PLACES[to]
-    take, calls = convert.PartReader.take, []
+    take, calls = export.PartReader.take, []
 
     def stopped(self, column, rows):
         calls.append(len(rows))
@@ -131,19 +131,19 @@ def test_an_export_that_is_stopped_leaves_what_was_there(to, grown, tmp_path, mo
             raise KeyboardInterrupt
         return take(self, column, rows)
 
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(export, "BLOCK_BYTES", 200)
     with monkeypatch.context() as patch:
-        patch.setattr(convert.PartReader, "take", stopped)
+        patch.setattr(export.PartReader, "take", stopped)
         with pytest.raises(KeyboardInterrupt):
-            convert.export(grown, place)
+            export.export(grown, place)
     assert list(tmp_path.iterdir()) == []
-    convert.export(grown, place)
+    export.export(grown, place)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     calls.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(convert.PartReader, "take", stopped)
+        patch.setattr(export.PartReader, "take", stopped)
         with pytest.raises(KeyboardInterrupt):
-            convert.export(grown, place)
+            export.export(grown, place)
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
 
@@ -152,7 +152,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next(grown, tmp_path):
     ended.wait()
     (tmp_path / f".x.h5.{ended.pid}.partial").write_text("half")
     (tmp_path / f".x.h5.{os.getpid()}1.txt").write_text("not ours")
-    convert.export(grown, tmp_path / "x.h5")
+    export.export(grown, tmp_path / "x.h5")
     assert {p.name for p in tmp_path.iterdir()} == {"x.h5", f".x.h5.{os.getpid()}1.txt"}
 
 
@@ -164,12 +164,12 @@ def test_damaged_values_are_never_exported(column, tmp_path):
     data[3] ^= 1
     chunk.write_bytes(bytes(data))
     with pytest.raises(embed_cache.DamagedStore, match=column):
-        convert.export(store, tmp_path / "x.h5")
+        export.export(store, tmp_path / "x.h5")
     assert not (tmp_path / "x.h5").exists()
 
 
 def test_the_memory_of_an_export_does_not_grow_with_the_values(tmp_path, monkeypatch):
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 1 << 18)
+    monkeypatch.setattr(export, "BLOCK_BYTES", 1 << 18)
     peaks = []
     for num in (64, 512):
         ids = [f"{k}" for k in range(num)]
@@ -180,9 +180,9 @@ def test_the_memory_of_an_export_does_not_grow_with_the_values(tmp_path, monkeyp
             values = {"wide": np.zeros(4096, np.float32), "many": np.zeros((4, 1024), np.float32)}
             writer.commit(part, {i: embed_cache.Row("ok", values=values) for i, *_ in writer.rows_of(part)}, {})
         writer.seal({})
-        convert.export(tmp_path / f"{num}", tmp_path / f"{num}.safetensors")
+        export.export(tmp_path / f"{num}", tmp_path / f"{num}.safetensors")
         tracemalloc.start()
-        convert.export(tmp_path / f"{num}", tmp_path / f"{num}.safetensors")
+        export.export(tmp_path / f"{num}", tmp_path / f"{num}.safetensors")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + (1 << 20)
@@ -190,14 +190,14 @@ def test_the_memory_of_an_export_does_not_grow_with_the_values(tmp_path, monkeyp
 
 
 def test_formats_are_named_by_the_ending_or_by_hand(grown, tmp_path):
-    assert convert.export(grown, tmp_path / "x.bin", "hdf5").to == "hdf5"
+    assert export.export(grown, tmp_path / "x.bin", "hdf5").to == "hdf5"
     for place, to in (("x.dat", "auto"), ("x.h5", "safetensors"), ("x", "parquet")):
         with pytest.raises(UsageError):
-            convert.export(grown, tmp_path / place, to)
+            export.export(grown, tmp_path / place, to)
 
 
 def test_an_export_that_was_changed_is_refused(grown, tmp_path):
-    convert.export(grown, tmp_path / "x")
+    export.export(grown, tmp_path / "x")
     about = json.loads((tmp_path / "x/export.json").read_text())
     for change in ({"studies": {"s": "../../etc/passwd"}}, {"columns": 3}, {"segments": 3}, {"version": 2}, {"studies": []}):
         (tmp_path / "x/export.json").write_text(json.dumps({**about, **change}))

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from vector_files import DIM, ENDINGS, frames, live_rows, make_folder, save
 
 import embed_cache
-from ecgecho import convert
+from ecgecho import convert, foreign
 from ecgecho.data.tables import EchoTable
 from ecgecho.io import vectors
 from ecgecho.io.vectors import READERS, read_vectors
@@ -239,18 +239,18 @@ def stop_at(count: int):
 
 
 def test_an_import_that_was_stopped_goes_on_to_the_same_store(tmp_path):
-    make_folder(tmp_path / "in", num=22)
+    make_folder(tmp_path / "in", num=24)
     run(tmp_path / "in", tmp_path / "whole.zarr")
     for count in (1, 6, 10):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "in", tmp_path / "s.zarr", progress=stop_at(count))
     report = run(tmp_path / "in", tmp_path / "s.zarr")
-    assert report.num_computed == 22 - 4 - 8
+    assert report.num_computed == 24 - 4 - 8
     assert embed_cache.open(tmp_path / "s.zarr").content_hash() == embed_cache.open(tmp_path / "whole.zarr").content_hash()
 
 
 def test_an_import_that_was_killed_goes_on_to_the_same_store(tmp_path):
-    make_folder(tmp_path / "in", num=22)
+    make_folder(tmp_path / "in", num=24)
     run(tmp_path / "in", tmp_path / "whole.zarr")
     code = """
         import os, sys
@@ -263,7 +263,25 @@ def test_an_import_that_was_killed_goes_on_to_the_same_store(tmp_path):
     """
     words = [sys.executable, "-c", textwrap.dedent(code), tmp_path / "in", tmp_path / "s.zarr"]
     assert subprocess.run(words, capture_output=True).returncode == -9
-    assert run(tmp_path / "in", tmp_path / "s.zarr").num_computed == 22 - 12
+    assert run(tmp_path / "in", tmp_path / "s.zarr").num_computed == 24 - 12
+    assert embed_cache.open(tmp_path / "s.zarr").content_hash() == embed_cache.open(tmp_path / "whole.zarr").content_hash()
+
+
+@pytest.mark.parametrize("begun", [1, 5, 24])
+def test_an_import_beside_another_makes_the_same_store_and_does_not_repeat_it(begun, tmp_path):
+    make_folder(tmp_path / "in", num=24)
+    run(tmp_path / "in", tmp_path / "whole.zarr")
+    others = []
+
+    def meanwhile(done, total):
+        assert done <= total
+        if done == begun and not others:
+            others.append(run(tmp_path / "in", tmp_path / "s.zarr").num_computed)
+
+    own = run(tmp_path / "in", tmp_path / "s.zarr", progress=meanwhile).num_computed
+    whole_parts = (begun - 1) // 4 * 4
+    assert others == [24 - whole_parts]
+    assert own <= whole_parts + 8  # the part that was begun, and at most the one behind it
     assert embed_cache.open(tmp_path / "s.zarr").content_hash() == embed_cache.open(tmp_path / "whole.zarr").content_hash()
 
 
@@ -304,12 +322,12 @@ def test_an_import_says_so_whatever_teacher_it_names(tmp_path):
 def test_ids_and_studies_follow_the_folder_a_separator_or_a_table(tmp_path):
     for name in ("s1_a.npy", "s1_b.npy", "deep/s2/c.npy", "notes.txt"):
         save(tmp_path / "in" / name, frames()) if name.endswith("npy") else (tmp_path / "in" / name).write_text("x")
-    listed = convert.list_items(tmp_path / "in")
+    listed = foreign.list_items(tmp_path / "in")
     assert [(i.id, i.study) for i in listed] == [("s1_a", "s1_a"), ("s1_b", "s1_b"), ("c", "s2")]
-    assert [i.study for i in convert.list_items(tmp_path / "in", separator="_")] == ["s1", "s1", "s2"]
+    assert [i.study for i in foreign.list_items(tmp_path / "in", separator="_")] == ["s1", "s1", "s2"]
     table = tmp_path / "t.csv"
     table.write_text("study,id,path,more\nx,one,s1_a.npy,1\nx,two,deep/s2/c.npy,2\ny,three,gone.npy,3\n", encoding="utf-8-sig")
-    run(tmp_path / "in", tmp_path / "s.zarr", items=convert.list_items(tmp_path / "in", table))
+    run(tmp_path / "in", tmp_path / "s.zarr", items=foreign.list_items(tmp_path / "in", table))
     assert rows(tmp_path / "s.zarr") == {"one": ("ok", ""), "two": ("ok", ""), "three": ("failed", "missing_file")}
     for text, named in (
         ("id,path\na,b\n", "study"),
@@ -320,10 +338,10 @@ def test_ids_and_studies_follow_the_folder_a_separator_or_a_table(tmp_path):
     ):
         table.write_text(text)
         with pytest.raises(UserError, match=named):
-            convert.list_items(tmp_path / "in", table)
+            foreign.list_items(tmp_path / "in", table)
     save(tmp_path / "in/other/c.pt", frames())
     with pytest.raises(UserError, match="--table"):
-        convert.list_items(tmp_path / "in")
+        foreign.list_items(tmp_path / "in")
 
 
 def test_most_of_the_files_decide_and_a_key_chooses(tmp_path):
