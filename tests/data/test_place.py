@@ -98,6 +98,37 @@ def test_held_blocks_are_read_whole_and_never_more_than_there_are_slots(tmp_path
     assert len(reader._pool) == memory
 
 
+@pytest.mark.parametrize("place", ["pinned", "mapped", "blocks"])
+def test_a_batch_that_anyone_still_looks_at_is_not_written_over(place, tmp_path):
+    stores = two_stores(tmp_path)
+    moments, frames = (Table(stores, column, CPU, place) for column in ("moments", "frames"))
+    draws = [np.random.default_rng(k).integers(0, len(moments), 20) for k in range(30)]
+    views = [
+        lambda values: values,
+        lambda values: values[3:, ..., :7],
+        lambda values: values.numpy()[1:],
+        lambda values: values.float(),
+        lambda values: values.view(torch.int16)[0],
+    ]
+    seen = [(views[k % 5](table.gather(rows)), k, rows) for table in (moments,) for k, rows in enumerate(draws)]
+    ragged = [(frames.gather_ragged(rows)[0][1:], rows) for rows in draws]
+    for rows in draws:
+        moments.gather(rows)
+        frames.gather_ragged(rows)
+    fresh = [Table(stores, column, CPU, place) for column in ("moments", "frames")]
+    for value, k, rows in seen:
+        np.testing.assert_array_equal(value, views[k % 5](fresh[0].gather(rows)))
+    for value, rows in ragged:
+        np.testing.assert_array_equal(value, fresh[1].gather_ragged(rows)[0][1:])
+    assert len(moments._memory._owned) <= 4
+
+
+def test_memory_is_lent_again_when_nobody_looks_at_it(tmp_path):
+    table = Table(two_stores(tmp_path), "moments", CPU, "pinned")
+    rows = np.arange(20)
+    assert len({table.gather(rows).data_ptr() for _ in range(20)}) == 1
+
+
 def test_a_file_cut_short_is_refused_with_its_name(tmp_path):
     stores = [make_store(tmp_path / "a")]
     table = Table(stores, "moments", CPU, "blocks")
