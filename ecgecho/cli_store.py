@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ecgecho.terminal import AsJson, ProgressBar, close, quoted, say, usage
+from ecgecho.terminal import AsJson, ProgressBar, address, close, quoted, say, usage
 
 if TYPE_CHECKING:
     from ecgecho.catalog import Catalog
@@ -46,7 +46,8 @@ def store_verify(store: Store, as_json: AsJson = False) -> None:
         print(f"not of this store: {name}")
     if report.open_segment is not None:
         print(f"segment {report.open_segment} is not finished; the command that made the store goes on with it.")
-    print(f"{'whole' if report.ok else 'DAMAGED'}: {report.num_files} files, {report.num_bytes / 1e6:.1f} MB read in {store}")
+    whole = "whole" if report.ok else "DAMAGED"
+    print(f"{whole}: {report.num_files} files, {report.num_bytes / 1e6:.1f} MB read in {address(store)}")
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -99,7 +100,8 @@ def store_diff(
         lengths = f"; {column.other_length} of another length" if column.other_length else ""
         print(f"other {name}: {column.rows.count} rows, {apart}{lengths}: {_some(column.rows.examples, column.rows.count)}")
     same = "the same content" if found.content_hash[0] == found.content_hash[1] else "equal rows in other places"
-    print(f"{same if found.equal else 'DIFFERENT'}: A {a} with {found.rows[0]} rows, B {b} with {found.rows[1]} rows")
+    told = same if found.equal else "DIFFERENT"
+    print(f"{told}: A {address(a)} with {found.rows[0]} rows, B {address(b)} with {found.rows[1]} rows")
     raise typer.Exit(0 if found.equal else 1)
 
 
@@ -159,7 +161,7 @@ def store_import(
         )  # fmt: skip
     told = ", ".join(f"{status} {count}" for status, count in sorted(report.by_status.items()))
     if report.already_done:
-        print(f"{out} is done: nothing is new, missing or changed ({told}).")
+        print(f"{address(out)} is done: nothing is new, missing or changed ({told}).")
         raise typer.Exit(report.exit_status)
     for reason, count in sorted(report.by_reason.items()):
         print(f"  {reason:32} {count:>9}   {_some(report.examples[reason], count)}")
@@ -233,7 +235,7 @@ def store_erase(
     opened = embed_cache.open(store)
     num_rows = sum(item in ids for item in opened.index["id"].to_pylist())
     if not yes:
-        print(f"{num_rows} rows in {store} are of that subject; nothing was changed. Give --yes to erase them for good.")
+        print(f"{num_rows} rows in {address(store)} are of that subject; nothing was changed. Give --yes to erase them for good.")
         raise typer.Exit(1)
     mark = cache.subject_hash(read, subject, key=str(key or ""))
     done = embed_cache.erase(store, ids=ids, keyed_hash=mark, provenance={"command": "store erase", "time": round(time.time())})

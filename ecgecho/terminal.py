@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import time
@@ -12,6 +13,8 @@ import typer
 
 if TYPE_CHECKING:
     from ecgecho.log import Bar
+
+_ONE_SLASH = re.compile(r"\b(s3|gs):/(?=[^/\s])")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -50,23 +53,25 @@ class ProgressBar:
 def close(
     command: str, out: Path, counts: Any, status: int, seconds: float, following: str, *, extra: Any = None, quiet: bool = False
 ) -> None:
-    """The end of every command: counts, seconds, memory, where the output lies, what to type next; and the same as a file."""
-    from ecgecho.report.command import write_report
+    """The end of every command: counts, seconds, memory, where the output lies, what to type next.
+
+    The same is written to a file beside the output; not for a store in a bucket, which has no folder for it.
+    """
+    from ecgecho.report.command import peak_memory_mb, write_report
 
     told = {k: v for k, v in counts.items() if isinstance(v, (int, float, str))}
-    # Beside a store in a bucket there is no folder: its report lies where the command was given.
-    place = Path(out.name) if str(out).startswith(("s3:", "s3a:", "gs:")) else out
-    memory_mb = write_report(command, place, {**told, **(extra or {})}, status, seconds)
+    if not address(out).startswith(("s3://", "gs://")):
+        write_report(command, out, {**told, **(extra or {})}, status, seconds)
     if quiet:
         return
     print(", ".join(f"{k.replace('_', ' ')} {v}" for k, v in told.items()))
-    print(f"{command}: {seconds:.1f} s, peak memory {memory_mb:.0f} MB, in {out}")
+    print(f"{command}: {seconds:.1f} s, peak memory {peak_memory_mb():.0f} MB, in {address(out)}")
     if following:
         print(f"next: {following}")
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(address(text), file=sys.stderr)
 
 
 def usage(message: str) -> Exception:
@@ -76,4 +81,9 @@ def usage(message: str) -> Exception:
 
 
 def quoted(path: Path) -> str:
-    return shlex.quote(str(path))
+    return shlex.quote(address(path))
+
+
+def address(told: object) -> str:
+    """A place, or a text that names places, with the two slashes of `s3://`, of which a Path keeps one."""
+    return _ONE_SLASH.sub(r"\1://", str(told))

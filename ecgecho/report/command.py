@@ -13,11 +13,9 @@ from typing import Any
 REPORT_VERSION = 1
 
 
-def write_report(command: str, out: Path, counts: dict[str, Any], exit_status: int, seconds: float) -> float:
-    """Write `<out>.report.json` and `<out>.report.md` (inside `out` where it is a plain folder); gives the peak memory in MB."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
-    memory_mb = max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, children) / unit
+def write_report(command: str, out: Path, counts: dict[str, Any], exit_status: int, seconds: float) -> None:
+    """Write `<out>.report.json` and `<out>.report.md`."""
+    memory_mb = peak_memory_mb()
     report = {
         "report_version": REPORT_VERSION,
         "command": command,
@@ -40,7 +38,13 @@ def write_report(command: str, out: Path, counts: dict[str, Any], exit_status: i
     stem = out.with_name(out.name + ".report")
     _write(stem.with_name(stem.name + ".json"), json.dumps(report, indent=1) + "\n")
     _write(stem.with_name(stem.name + ".md"), "\n".join(lines) + "\n")
-    return memory_mb
+
+
+def peak_memory_mb() -> float:
+    """Of this process, or of the largest one it waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
+    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, children) / unit
 
 
 def _versions() -> dict[str, str]:
