@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -23,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from ecgecho import __version__, cli_store
-from ecgecho.terminal import AsJson, ProgressBar, close, quoted, say, usage
+from ecgecho.terminal import AsJson, ProgressBar, address, close, quoted, say, usage
 
 if TYPE_CHECKING:
     from ecgecho.catalog import Catalog
@@ -262,11 +261,11 @@ def cache_echo(
 
             work = cluster.Work.of(catalog, teacher, settings, out, options)
             members = cluster.by_ray(work, ray, say=say) if ray else cluster.by_processes(work, processes, say=say)
-        say(f"cache-echo: {catalog.clips.num_rows} clips -> {_place(out)} by teacher {teacher}")
+        say(f"cache-echo: {catalog.clips.num_rows} clips -> {address(out)} by teacher {teacher}")
         report = job.run(members)
         bar.close()
     following = (
-        f"ecgecho cache-ecg {quoted(source)} --contract echoing_ecg --out {_quoted(out.parent / 'ecg.zarr')}"
+        f"ecgecho cache-ecg {quoted(source)} --contract echoing_ecg --out {quoted(out.parent / 'ecg.zarr')}"
         if catalog.ecgs.num_rows
         else ""
     )
@@ -303,16 +302,16 @@ def cache_ecg(
         if dry_run:
             _show_preview(job.preview(), "ECGs")
             return
-        say(f"cache-ecg: {len(job.target.ids)} ECGs -> {_place(out)} by contract {wanted.name if wanted else 'none (raw)'}")
+        say(f"cache-ecg: {len(job.target.ids)} ECGs -> {address(out)} by contract {wanted.name if wanted else 'none (raw)'}")
         if repair:
             _say_repaired(job.repair())
         report = job.run()
         bar.close()
     if wanted is None:
-        following = f"ecgecho cache-ecg {_quoted(out)} --contract echoing_ecg --out {_quoted(out.parent / 'ecg.zarr')}"
+        following = f"ecgecho cache-ecg {quoted(out)} --contract echoing_ecg --out {quoted(out.parent / 'ecg.zarr')}"
     else:
         catalog_of = source if (source / "catalog.json").is_file() else Path("CATALOG")
-        stores = f"--catalog {quoted(catalog_of)} --echo {_quoted(out.parent / 'echo.zarr')} --ecg {_quoted(out)}"
+        stores = f"--catalog {quoted(catalog_of)} --echo {quoted(out.parent / 'echo.zarr')} --ecg {quoted(out)}"
         following = f"ecgecho train echoing_ecg --recipe small {stores} --out runs/a"
     _close_cache("cache-ecg", out, report, bar.seconds, following, paths)
 
@@ -327,7 +326,7 @@ def status(store: Path, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps({**dataclasses.asdict(found), "free_bytes": free}, indent=1))
         return
-    print(f"{_place(store)}: {found.kind}, {'complete' if found.complete else 'NOT COMPLETE'}")
+    print(f"{address(store)}: {found.kind}, {'complete' if found.complete else 'NOT COMPLETE'}")
     print(f"parts        {found.parts_done} of {found.parts_planned}, {found.part_rows} rows each")
     print(f"rows         {found.rows_done} of {found.rows_planned}, missing {found.rows_planned - found.rows_done}")
     for name, count in sorted(found.status.items()):
@@ -442,17 +441,6 @@ def _beside(out: Path) -> Path:
     return Path(out.name) if embed_cache.is_remote(out) else out
 
 
-def _place(out: Path) -> str:
-    """A store as its user wrote it: a Path makes one slash of two."""
-    import embed_cache
-
-    return re.sub(r"^(\w+):/+", r"\1://", str(out)) if embed_cache.is_remote(out) else str(out)
-
-
-def _quoted(out: Path) -> str:
-    return shlex.quote(_place(out))
-
-
 def _one_of(option: str, word: str, known: tuple[str, ...]) -> None:
     from ecgecho.plugins import near_miss
 
@@ -493,7 +481,7 @@ def _paths(table: Any, name: str) -> Mapping[str, str]:
 def _close_cache(command: str, out: Path, report: CacheReport, seconds: float, following: str, paths: Mapping[str, str]) -> None:
     if report.already_done:
         told = ", ".join(f"{status} {count}" for status, count in sorted(report.by_status.items()))
-        print(f"{_place(out)} is done: nothing is new, missing or changed ({told}).")
+        print(f"{address(out)} is done: nothing is new, missing or changed ({told}).")
         raise typer.Exit(report.exit_status)
     for reason, count in sorted(report.by_reason.items()):
         shown = ", ".join(paths.get(item, item) for item in report.examples[reason])
@@ -511,7 +499,7 @@ def _close_cache(command: str, out: Path, report: CacheReport, seconds: float, f
         print(f"slowest stage: {report.slowest} ({_busy(report.busy)})")
     close(
         command,
-        _beside(out),
+        out,
         counts,
         report.exit_status,
         seconds,
