@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument(
         "--short", type=int, nargs="*", default=[1_000, 20_000], help="numbers of short clips for the memory rows"
     )
+    parser.add_argument("--waits", type=float, nargs="*", default=[0.5, 1.0, 2.0], help="how long the stand-in for a GPU waits")
     parser.add_argument("--one", nargs=3, metavar=("FILE", "COUNT", "TEACHER"), help=argparse.SUPPRESS)
     words = parser.parse_args()
     if words.one:
@@ -114,7 +115,8 @@ def measure(scratch: Path, words: argparse.Namespace) -> list[str]:
     files = simulated(scratch, words.resolution)
     (scratch / "waiting.py").write_text(WAITING_TEACHER)
     teacher = str(scratch / "waiting.py")
-    frames = [decoded.facts.num_frames for decoded in map(lambda f: decode(f, teacher), files)]
+    decoded = [decode(file, teacher) for file in files]  # both teachers prepare alike
+    frames = [clip.facts.num_frames for clip in decoded]
     lines = [
         f"Data: {len(files)} simulated cines of {words.resolution} pixels (JPEG), {np.mean(frames):.0f} frames each on average, "
         f"listed again under other ids up to {words.clips} clips. {words.workers} decode processes; their start is not counted.",
@@ -124,9 +126,12 @@ def measure(scratch: Path, words: argparse.Namespace) -> list[str]:
     ]
     decode_rate = clips_per_s(files, teacher, words)
     per_frame = 1 / (decode_rate * np.mean(frames))
-    for name, seconds in (("waits half as long as decoding takes", 0.5), ("as long", 1.0), ("twice as long", 2.0)):
-        lines.append(row(f"a GPU's stand-in, {name}", scratch, files, teacher, {"seconds": float(seconds * per_frame)}, words))
-    lines.append(row("demo, on the same cores as the decoders", scratch, files, "demo", {}, words))
+    for times in words.waits:
+        name = f"waits {times:g} times as long as decoding takes"
+        lines.append(row(name, scratch, files, decoded, teacher, {"seconds": float(times * per_frame)}, words))
+        print(lines[-1], file=sys.stderr, flush=True)
+    lines.append(row("demo, on the same cores as the decoders", scratch, files, decoded, "demo", {}, words))
+    print(lines[-1], file=sys.stderr, flush=True)
     lines += ["", "Clips/s. The last row has one bound more: decoding and teaching share the cores.", ""]
     lines += later_epochs(scratch, files, words)
     lines += memory(scratch, words)
@@ -201,10 +206,17 @@ def warm_up(pool: Pool[Any, Any], files: list[Path], teacher: str) -> None:
         done.get()
 
 
-def row(name: str, scratch: Path, files: list[Path], teacher: str, settings: dict[str, Any], words: argparse.Namespace) -> str:
+def row(
+    name: str,
+    scratch: Path,
+    files: list[Path],
+    decoded: list[Any],
+    teacher: str,
+    settings: dict[str, Any],
+    words: argparse.Namespace,
+) -> str:
     module = plugins.load("teachers", teacher)
     config = module.Config(**settings)
-    decoded = [decode(path, teacher) for path in files]
     forward = Forward(module.build(config), ForwardOptions())
     alone = {"decode": clips_per_s(files, teacher, words), "teach": teach_rate(forward, decoded, words.clips)}
     out = Path(tempfile.mkdtemp(dir=scratch)) / "e.zarr"
@@ -337,6 +349,7 @@ def memory(scratch: Path, words: argparse.Namespace) -> list[str]:
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         peaks.append(float(told[0]))
         lines.append(f"| {count:,} | {told[0]} | {told[1]} | {told[2]} |")
+        print(lines[-1], file=sys.stderr, flush=True)
     if len(peaks) > 1:
         lines += ["", f"Peak of the most clips over that of the fewest: {peaks[-1] / peaks[0]:.3f}."]
     return lines
