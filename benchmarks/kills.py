@@ -3,7 +3,7 @@
     python benchmarks/kills.py --out benchmarks/results/NAME_YYYYMM.md [--kills 300]
 
 Each job is killed with all its processes, at a moment drawn evenly from the time an undisturbed job takes, and begun again by
-the same command, until it has been killed `--each` times; then it is left to end. A share of the jobs runs twice at once on
+the same command, until it is sealed or was killed `--each` times; then it is left to end. A share of the jobs runs twice at once on
 one store, and one or both are killed. At the end of each job its content hash must be that of the undisturbed job, `store
 verify` must find nothing, and no other file may be there. Simulated cines, demo teacher, CPU.
 """
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=300)
-    parser.add_argument("--each", type=int, default=6, help="kills of one job before it is left to end")
+    parser.add_argument("--each", type=int, default=6, help="kills of one job at most, before it is left to end")
     parser.add_argument("--subjects", type=int, default=12)
     parser.add_argument("--pairs", type=float, default=0.3, help="share of jobs that run twice at once")
     parser.add_argument("--seed", type=int, default=5)
@@ -121,7 +121,7 @@ class Kills:
             many = 2 if self.rng.random() < self.words.pairs else 1
             for _ in range(self.words.each):
                 self.disturb(path, many)
-                if sum(self.kills.values()) >= self.words.kills:
+                if sum(self.kills.values()) >= self.words.kills or (path / "head.json").exists():
                     break
             must(*self.command(path))
             self.stores += 1
