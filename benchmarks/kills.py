@@ -3,9 +3,9 @@
     python benchmarks/kills.py --out benchmarks/results/NAME_YYYYMM.md [--kills 300]
 
 Each job is killed with all its processes, at a moment drawn evenly from the time an undisturbed job takes, and begun again by
-the same command, until it is sealed or was killed `--each` times; then it is left to end. A share of the jobs runs twice at once on
-one store, and one or both are killed. At the end of each job its content hash must be that of the undisturbed job, `store
-verify` must find nothing, and no other file may be there. Simulated cines, demo teacher, CPU.
+the same command, until it is sealed or was killed `--each` times; then it is left to end. A share of the jobs runs twice at
+once on one store, and one or both are killed. At the end of each job its content hash must be that of the undisturbed job,
+`store verify` must find nothing, and no other file may be there. Simulated cines, demo teacher, CPU.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Kills:
     def disturb(self, path: Path, many: int) -> None:
         """Starts the command, or two at once, and kills one or all at a random moment; the others end by themselves."""
         running = [start(*self.command(path)) for _ in range(many)]
-        time.sleep(self.rng.uniform(0, self.seconds * (1.6 if many == 2 else 1.0)))
+        time.sleep(self.rng.uniform(0, self.seconds))
         doomed = running if self.rng.random() < 0.5 else running[:1]
         step = reached(path, self.parts)
         for process in doomed:
