@@ -36,19 +36,32 @@ def store_verify(store: Store, as_json: AsJson = False) -> None:
         for d in report.damages
     ]
     if as_json:
-        told = {"ok": report.ok, "files": report.num_files, "bytes": report.num_bytes, "damages": damaged}
+        told = {
+            "ok": report.ok,
+            "files": report.num_files,
+            "bytes": report.num_bytes,
+            "damages": damaged,
+            "open_segment": report.open_segment,
+        }
         print(json.dumps({**told, "unlisted": list(report.unlisted)}, indent=1))
         raise typer.Exit(0 if report.ok else 1)
     for d in damaged:
-        rows = f", rows {d['rows'][0]} to {d['rows'][1] - 1}: {_some(d['ids'], d['rows'][1] - d['rows'][0])}" if d["rows"] else ""
-        print(f"damaged: {d['file']}: {d['problem']}{rows}")
+        print(f"damaged: {d['file']}: {d['problem']}{_rows(d['rows'], d['ids'])}")
     for name in report.unlisted:
         print(f"not of this store: {name}")
     if report.open_segment is not None:
         print(f"segment {report.open_segment} is not finished; the command that made the store goes on with it.")
     whole = "whole" if report.ok else "DAMAGED"
     print(f"{whole}: {report.num_files} files, {report.num_bytes / 1e6:.1f} MB read in {address(store)}")
+    if damaged:
+        print(f"next: ecgecho store repair {quoted(store)}")
     raise typer.Exit(0 if report.ok else 1)
+
+
+def _rows(span: Sequence[int] | None, ids: Sequence[str]) -> str:
+    if span is None:
+        return ""
+    return f", rows {span[0]} to {span[1] - 1}: {_some(ids, span[1] - span[0]) if ids else 'ids unknown, they are damaged too'}"
 
 
 @app.command("info")

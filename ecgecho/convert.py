@@ -361,7 +361,9 @@ def _check_place(out: str | os.PathLike[str], columns: Sequence[Column], num_row
     need = sum(column.row_bytes for column in columns if not column.ragged) * num_rows
     free = shutil.disk_usage(near).free
     if free < 1.1 * need and not Path(out).exists():
-        raise UserError(f"{near} has {free / 1e9:.1f} GB free, the store needs about {need / 1e9:.1f} GB; free some.")
+        raise UserError(
+            f"{near} has {free / 1e6:,.1f} MB free, the store needs {need / 1e6:,.1f} MB or more; free some, or choose another."
+        )
 
 
 def _versions() -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -60,6 +61,12 @@ def export(store: str | os.PathLike[str], out: Path, to: str = "auto", *, progre
             _write_arrays(opened, rows.ok, rows.others, rows, partial, to, about, progress)
         num_bytes = sum(f.stat().st_size for f in partial.rglob("*")) if to == "studies" else partial.stat().st_size
         _put_in_place(partial, out)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            f"{out.parent} has no room for the export, and nothing of it was kept. Free some, or choose another --out."
+        ) from error
     finally:
         _remove(partial)
     return ExportReport(

@@ -61,7 +61,10 @@ def close(
 
     told = {k: v for k, v in counts.items() if isinstance(v, (int, float, str))}
     if not address(out).startswith(("s3://", "gs://")):
-        write_report(command, out, {**told, **(extra or {})}, status, seconds)
+        try:
+            write_report(command, out, {**told, **(extra or {})}, status, seconds)
+        except OSError as error:  # what was asked for is done
+            say(f"No report was written beside {out}: {error.strerror}.")
     if quiet:
         return
     print(", ".join(f"{k.replace('_', ' ')} {v}" for k, v in told.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from embed_cache.errors import DamagedStore, IncompleteStore
+from embed_cache.errors import DamagedStore, IncompleteStore, StoreError
 from embed_cache.layout import HEAD, PLAN, SEGMENTS, STATUS, SegmentShape
 from embed_cache.manifest import FileEntry, Manifest, parse_int, parse_record, parse_schema, unseal_json
 from embed_cache.place import TEMPORARY, Place, place_of
-from embed_cache.store import EmbeddingStore, is_store, open_at, parts_done, read_head
+from embed_cache.store import is_store, open_at, parts_done, read_head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ def verify(uri: str | os.PathLike[str], *, sample_parts: int | None = None, seed
         problem = _problem(sizes[entry.path], entry, digest)
         if problem:
             bad.append((entry, problem))
-    names = _ids(EmbeddingStore(place, manifest)) if bad else []
+    names = _ids(place, manifest) if bad else []
     damages = tuple(_damage(manifest, owners, entry, problem, names) for entry, problem in bad)
     unlisted, is_open = _unlisted(place, manifest)
     return VerifyReport(
@@ -217,15 +218,22 @@ def _damage(
     offset = sum(before.num_rows for before in manifest.segments[:number])
     inner = slice(0, shape.num_rows) if part is None else shape.part(part)
     rows = slice(offset + inner.start, offset + inner.stop)
-    return Damage(path=entry.path, problem=problem, rows=rows, ids=tuple(names[rows][:1024]))
+    return Damage(path=entry.path, problem=problem, rows=rows, ids=tuple(filter(None, names[rows][:1024])))
 
 
-def _ids(store: EmbeddingStore) -> list[str]:
-    """Ids of all rows, none where the index itself is damaged."""
-    try:
-        ids: list[str] = store.index["id"].to_pylist()
-    except (DamagedStore, OSError):
-        return []
+def _ids(place: Place, manifest: Manifest) -> list[str]:
+    """Ids of all rows, whatever else is damaged; "" for erased rows and in segments whose array of ids is damaged itself."""
+    ids: list[str] = []
+    for shape in manifest.segments:
+        entry = manifest.files[shape.index_chunk("id")]
+        try:
+            data = place.read(entry.path, entry.size)
+        except (StoreError, OSError):
+            data = b""
+        if hashlib.sha256(data).hexdigest() == entry.sha256:
+            ids += [name.decode() for name in np.frombuffer(data, f"S{len(data) // shape.num_rows}").tolist()]
+        else:
+            ids += [""] * shape.num_rows
     return ids
 
 

@@ -1,5 +1,6 @@
 """Exports hold every live row, appear whole or not at all, and come back as an equal store."""
 
+import errno
 import json
 import os
 import subprocess
@@ -145,6 +146,17 @@ def test_an_export_that_is_stopped_leaves_what_was_there(to, grown, tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             export.export(grown, place)
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("to", PLACES)
+def test_an_export_onto_a_full_disk_says_so_and_leaves_nothing(to, grown, tmp_path, monkeypatch):
+    def full(path):
+        raise OSError(errno.ENOSPC, "a parser's own words")
+
+    monkeypatch.setattr(export, "_put_in_place", lambda partial, out: full(out))
+    with pytest.raises(UserError, match="no room for the export"):
+        export.export(grown, tmp_path / PLACES[to])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_export_left_is_removed_by_the_next(grown, tmp_path):

@@ -1,5 +1,6 @@
 """The store commands as a user types them: what they tell, how they end, wrong inputs."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from vector_files import DIM, frames, make_folder, make_store, save
 
 import embed_cache
 from ecgecho import catalog as tables
+from ecgecho.report import command
 
 
 @pytest.fixture
@@ -152,6 +154,35 @@ def test_repair_mends_what_it_can_and_an_import_the_rest(damage, tmp_path, lab):
     assert "read now 4" in must(*words, "--repair")
     assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "head.json"}
     assert "is done" in must(*words, "--repair")
+
+
+def test_damage_of_a_part_is_named_whatever_else_is_damaged(tmp_path):
+    out = make_store(tmp_path / "s.zarr")
+    ids = embed_cache.open(out).index["id"].to_pylist()
+    next(out.rglob("moments/c.1.*")).unlink()
+    next(out.rglob("index/status/c.0")).unlink()
+    flip(next(out.rglob("index/group/c.0.0")))
+    told = json.loads(ecgecho("store", "verify", out, "--json").stdout)
+    assert set(told) == {"ok", "files", "bytes", "damages", "unlisted", "open_segment"}
+    assert {d["file"].split("/")[3]: (d["rows"], d["ids"]) for d in told["damages"]} == {
+        "moments": ([4, 8], ids[4:8]),
+        "status": ([0, len(ids)], ids),
+        "group": ([0, len(ids)], ids),
+    }
+    done = ecgecho("store", "verify", out)
+    assert f"rows 4 to 7: {', '.join(ids[4:8])}\n" in done.stdout
+    assert done.stdout.endswith(f"next: ecgecho store repair {out}\n")
+    flip(next(out.rglob("index/id/c.0.0")))
+    assert "rows 4 to 7: ids unknown" in ecgecho("store", "verify", out).stdout
+
+
+def test_a_report_that_cannot_be_written_is_told_and_fails_nothing(tmp_path, monkeypatch):
+    out = make_store(tmp_path / "s.zarr")
+    refused = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    monkeypatch.setattr(command, "_write", lambda path, text: (_ for _ in ()).throw(refused))
+    done = ecgecho("store", "repair", out)
+    assert (done.returncode, done.stderr) == (0, f"No report was written beside {out}: Read-only file system.\n")
+    assert "next: ecgecho store verify" in done.stdout
 
 
 def test_the_python_of_the_page_runs(cohort, tmp_path, monkeypatch):
