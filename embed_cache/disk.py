@@ -49,6 +49,16 @@ class LocalPlace:
     def label(self, name: str = "") -> str:
         return str(self.root / name)
 
+    def _path(self, name: str) -> Path:
+        """Where a name lies; a link on the way, which would lead out of the store, is refused."""
+        path = self.root / name
+        folder = path.parent
+        while folder != self.root and self.root in folder.parents:
+            if folder.is_symlink():
+                raise DamagedStore(f"{folder} is a link. A store holds none: put the folder itself there.")
+            folder = folder.parent
+        return path
+
     def top(self) -> list[str] | None:
         if not os.path.lexists(self.root):
             return None
@@ -57,7 +67,7 @@ class LocalPlace:
         return sorted(item.name for item in self.root.iterdir())
 
     def read(self, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
-        path = self.root / name
+        path = self._path(name)
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(handle, "rb") as file:
             found = os.fstat(file.fileno())
@@ -82,7 +92,7 @@ class LocalPlace:
     def checksums(self, names: Iterable[str]) -> Iterator[str | None]:
         # Hashing releases the interpreter lock.
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            yield from pool.map(lambda name: _checksum(self.root / name), names)
+            yield from pool.map(self._checksum, names)
 
     def walk(self, folder: str = "") -> Iterator[str]:
         start = self.root / folder
@@ -101,7 +111,7 @@ class LocalPlace:
         self._sync(files)
 
     def create(self, name: str, data: bytes) -> bool:
-        path, temporary = self.root / name, self._temporary(name)
+        path, temporary = self._path(name), self._temporary(name)
         self._make_folder(path.parent)
         with _explained(path):
             try:
@@ -110,22 +120,22 @@ class LocalPlace:
                     try:
                         _link(temporary, path)
                     except FileExistsError:
-                        _remove(temporary)
+                        _discard(temporary)
                         return False
                     except FileNotFoundError:  # another writer took the temporary for a dead one's
                         if attempt == 2 or not path.parent.is_dir():
                             raise
                         continue
                     except OSError as error:
-                        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK):
+                        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
                             raise
                         # A file system without hard links: the lock that records are made under has to do.
                         if os.path.lexists(path):
-                            _remove(temporary)
+                            _discard(temporary)
                             return False
                         _rename(temporary, path)
                         break
-                    _remove(temporary)
+                    _discard(temporary)
                     break
             except OSError:
                 _forget(temporary)
@@ -158,7 +168,7 @@ class LocalPlace:
     def adopt(self, names: Iterable[str], number: str) -> None:
         moved = []
         for name in names:
-            path = self.root / name
+            path = self._path(name)
             with _explained(path):
                 try:
                     _rename(path.with_name(f"{path.name}.{number}.tmp"), path)
@@ -170,7 +180,7 @@ class LocalPlace:
     def remove(self, names: Iterable[str]) -> None:
         folders = set()
         for name in names:
-            path = self.root / name
+            path = self._path(name)
             with _explained(path):
                 if os.path.lexists(path):
                     _remove(path)
@@ -191,7 +201,7 @@ class LocalPlace:
         self._prune(folder.parent)
 
     def overwrite(self, name: str, spans: Sequence[tuple[int, bytes]]) -> None:
-        path = self.root / name
+        path = self._path(name)
         with _explained(path):
             handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
             try:
@@ -203,7 +213,7 @@ class LocalPlace:
                 os.close(handle)
 
     def wipe(self, name: str, data: bytes) -> None:
-        path = self.root / name
+        path = self._path(name)
         try:
             old = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -221,7 +231,7 @@ class LocalPlace:
 
     def discard(self, name: str) -> None:
         try:
-            found = os.lstat(self.root / name)
+            found = os.lstat(self._path(name))
         except FileNotFoundError:
             return
         # A record that was linked to its name, and its writer killed then, shares its blocks with the temporary.
@@ -251,7 +261,7 @@ class LocalPlace:
     def locked(self) -> Iterator[None]:
         """flock on the root group's file, which is never rewritten: the kernel ends it with its holder, however that ends."""
         try:
-            handle = os.open(self.root / ROOT, os.O_RDWR | os.O_NOFOLLOW)
+            handle = os.open(self.root / ROOT, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError:
             yield
             return
@@ -260,6 +270,16 @@ class LocalPlace:
             yield
         finally:
             os.close(handle)
+
+    def _checksum(self, name: str) -> str | None:
+        try:
+            path = self._path(name)
+            if _regular_size(path) is None:
+                return None
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except (OSError, DamagedStore):
+            return None
 
     def _lock(self, handle: int) -> None:
         until = time.monotonic() + LOCK_WAIT_S
@@ -278,7 +298,7 @@ class LocalPlace:
             time.sleep(0.02)
 
     def _write(self, name: str, data: bytes) -> None:
-        path, temporary = self.root / name, self._temporary(name)
+        path, temporary = self._path(name), self._temporary(name)
         self._make_folder(path.parent)
         with _explained(path):
             try:
@@ -295,7 +315,7 @@ class LocalPlace:
                 raise
 
     def _temporary(self, name: str) -> Path:
-        path = self.root / name
+        path = self._path(name)
         return path.with_name(f"{path.name}.{self.number}.tmp")
 
     def _make_folder(self, path: Path) -> None:
@@ -340,8 +360,19 @@ def _sync_directory(path: Path) -> None:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             _fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync no directories
+                raise
         finally:
             os.close(handle)
+
+
+def _discard(temporary: Path) -> None:
+    """Removes a temporary that another writer may have taken for a dead one's."""
+    try:
+        _remove(temporary)
+    except FileNotFoundError:
+        return
 
 
 def _forget(temporary: Path) -> None:
@@ -359,17 +390,6 @@ def _regular_size(path: str | Path) -> int | None:
     except OSError:
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
-def _checksum(path: Path) -> str | None:
-    """sha256 of a regular file's bytes, None when it cannot be read."""
-    if _regular_size(path) is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
 
 
 @contextmanager

@@ -18,6 +18,7 @@ HEAD, ROOT, PLAN = "head.json", "zarr.json", "plan.json"
 SEGMENTS, ERASURES = "segments", "erasures"
 STATUS = ("ok", "excluded", "failed", "erased")  # index/status holds the position in this tuple
 STRINGS_PLANNED = ("id", "group")
+UNKNOWN_COUNT = -1
 STRINGS_SEALED = ("reason", "fingerprint")
 DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
 

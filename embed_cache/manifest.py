@@ -325,12 +325,16 @@ def unseal_json(data: bytes, where: str) -> Json:
     if data[: len(_SEAL)] != _SEAL or data[len(_SEAL) : _SEAL_END] != hashlib.sha256(zeroed).hexdigest().encode():
         raise DamagedStore(f"{where} is damaged: its bytes do not match the checksum it carries. Restore it from a copy.")
     try:
-        body = json.loads(data)
+        body = json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise _malformed(where, "JSON") from error
     if not isinstance(body, dict):
         raise _malformed(where, "JSON")
     return body
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def sealed_hash(data: bytes) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,9 @@ import numpy.typing as npt
 from embed_cache.errors import DamagedStore, StoreError
 from embed_cache.place import MAX_JSON_BYTES, STALE_S, TEMPORARY, Piece, is_gone, writer_number
 
-T = TypeVar("T")
 THREADS = 16
 """Requests in flight: what one host needs to fill 10 Gbit/s with objects of 2 MiB."""
+ATTEMPTS = 5
 FEW = 32
 """Up to so many sizes are asked one by one; more by listing the prefix."""
 CONNECT_TIMEOUT, TIMEOUT = "5s", "300s"
@@ -140,10 +140,14 @@ class ObjectPlace:
                 self._obstore.delete(self.store, listed)
 
     def overwrite(self, name: str, spans: Sequence[tuple[int, bytes]]) -> None:
-        data = bytearray(self.read(name, 1 << 40))
-        for offset, new in spans:
-            data[offset : offset + len(new)] = new
-        self._put(name, bytes(data))
+        for _ in range(ATTEMPTS):
+            old = self.read(name, 1 << 40)
+            data = bytearray(old)
+            for offset, new in spans:
+                data[offset : offset + len(new)] = new
+            if data == old or self.replace(name, bytes(data), old):
+                return
+        raise StoreError(f"{self.label(name)} is being changed by another writer. Run the same command again.")
 
     def wipe(self, name: str, data: bytes) -> None:
         self._put(name, data)
@@ -195,6 +199,9 @@ class ObjectPlace:
             with self._explained(name):
                 self._obstore.put(self.store, name, data, mode=mode, use_multipart=False)
         except _Taken:
+            # The answer to a put that succeeded may have been lost, and the put been sent again.
+            with contextlib.suppress(FileNotFoundError):
+                return self.read(name, 1 << 40) == data
             return False
         return True
 

@@ -33,7 +33,7 @@ class Plan:
         if not 0 <= self.seed < 1 << 63:
             raise StoreError(f"seed is {self.seed}; it must be from 0 to 2^63 - 1.")
         # Erased rows have neither id nor group.
-        runs = [name for name, _ in itertools.groupby(self.groups) if name]
+        runs = [name for name, _ in itertools.groupby(filter(None, self.groups))]
         ids = [name for name in self.ids if name]
         _check_names(ids, "id")
         _check_names(runs, "group")

@@ -69,6 +69,11 @@ def progress(uri: str | os.PathLike[str]) -> Progress:
         body = unseal_json(data, where)
         schema = parse_schema(body, where)
         shape = shape_of(body, schema, sealed, where)
+        source = shape.index_chunk("source")
+        if place.sizes([source])[source] != shape.num_rows * 8:
+            raise DamagedStore(
+                f"{place.label(source)} has not one number a planned row. Run the command that makes the store again."
+            )
         kind, part_rows = schema.kind, shape.part_rows
         parts_planned += shape.num_parts
         rows_planned += shape.num_rows
@@ -110,6 +115,7 @@ def _sealed_counts(place: Place, manifest: Manifest) -> Counter[tuple[str, str]]
         if len(status) != shape.num_rows or status.max() >= len(STATUS):
             raise DamagedStore(f"{place.label(shape.index_chunk('status'))} is damaged. Verify the store.")
         wanted = np.ones(shape.num_rows, bool) if live is None else live[offset : offset + shape.num_rows]
+        wanted = wanted & (status != STATUS.index("erased"))
         offset += shape.num_rows
         counts[STATUS[0], ""] += int((wanted & (status == 0)).sum())
         other = np.flatnonzero(wanted & (status != 0))

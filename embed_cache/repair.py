@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embed_cache.erase import carry_out
+from embed_cache.erase import carry_out, open_erasures, settle
 from embed_cache.errors import DamagedStore, StoreError
 from embed_cache.layout import (
     ERASURES,
     FORMAT_VERSION,
     HEAD,
+    SEGMENTS,
     STATUS,
     STRINGS_PLANNED,
     STRINGS_SEALED,
@@ -41,10 +42,10 @@ from embed_cache.manifest import (
     sealed_hash,
     unseal_json,
 )
-from embed_cache.place import TEMPORARY, Place, place_of
+from embed_cache.place import Place, place_of
 from embed_cache.plan import Plan
 from embed_cache.segment import entry_of, index_files, plan_files, read_plan
-from embed_cache.store import EmbeddingStore, is_store, read_head
+from embed_cache.store import EmbeddingStore, erasure_names, is_store, read_head
 from embed_cache.writer import Row, Writer
 
 REBUILT: Json = {"rebuilt": True}
@@ -61,10 +62,13 @@ class RepairReport:
     lost: tuple[str, ...]
     """Files that follow from nothing else: restore them from a copy, or make the store again."""
 
+    unlisted: tuple[str, ...] = ()
+    """Files that are not of the store: look at them, and remove them."""
+
     @property
     def ok(self) -> bool:
         """Nothing is left to do."""
-        return not self.pending and not self.lost
+        return not self.pending and not self.lost and not self.unlisted
 
 
 def repair(uri: str | os.PathLike[str]) -> RepairReport:
@@ -72,7 +76,6 @@ def repair(uri: str | os.PathLike[str]) -> RepairReport:
     place = place_of(uri)
     if not is_store(place) and not list(place.walk("segments")):
         raise StoreError(f"there is no store at {place.label()}. Check the path.")
-    place.clean()
     mended: list[str] = []
     for name, data in root_files().items():
         if _bytes(place, name) != data:
@@ -82,13 +85,20 @@ def repair(uri: str | os.PathLike[str]) -> RepairReport:
         try:
             manifest = read_head(place)
         except DamagedStore:
+            old = _bytes(place, HEAD)
             manifest = _rebuilt_head(place)
-            place.write({HEAD: manifest.encode()})
+            if old is None:
+                place.discard(HEAD)
+            if not place.replace(HEAD, manifest.encode(), old):
+                raise StoreError(f"{place.label(HEAD)} is being changed by another writer. Run the same command again.") from None
             mended.append(HEAD)
         if manifest is None:
             raise StoreError(f"{place.label()} is not complete. Run the command that makes it again to finish it.")
         carry_out(place)
-        manifest = read_head(place) or manifest
+        settle(place, len(manifest.segments))
+        place.clean()
+        head_bytes = place.read(HEAD)
+        manifest = parse_head(head_bytes, place.label(HEAD))
         changed: dict[str, FileEntry] = {}
         pending: dict[int, tuple[int, ...]] = {}
         bad = _bad(place, manifest)
@@ -104,8 +114,11 @@ def repair(uri: str | os.PathLike[str]) -> RepairReport:
         if changed:
             head = dataclasses.replace(manifest, files={**manifest.files, **changed}).encode()
             parse_head(head, place.label(HEAD))
-            place.write({HEAD: head})
-    return RepairReport(mended=tuple(mended), pending=pending, lost=tuple(lost))
+            if not place.replace(HEAD, head, head_bytes):
+                raise StoreError(f"{place.label(HEAD)} is being changed by another writer. Run the same command again.")
+        prefix = f"{SEGMENTS}/{len(manifest.segments):05d}/"
+        foreign = [name for name in place.walk() if name not in manifest.files and name != HEAD and not name.startswith(prefix)]
+    return RepairReport(mended=tuple(mended), pending=pending, lost=tuple(lost), unlisted=tuple(foreign))
 
 
 class _Segment:
@@ -321,10 +334,11 @@ class Repairer(Writer):
         listed = self._store.manifest.files
         name = self._shape.record(part)
         same = all(listed.get(path) == entry_of(path, data) for path, data in files.items())
-        if same and next(iter(self.place.checksums([name]))) == listed[name].sha256:
-            self.place.write(files)
-            return True
         with self.place.locked():
+            self._refuse_changed_plan()
+            if same and next(iter(self.place.checksums([name]))) == listed[name].sha256:
+                self.place.write(files)
+                return True
             self.place.write(files)
             self.place.write({name: record})
             chunks = [self._shape.chunk(column, part) for column in self._shape.ragged()]
@@ -337,8 +351,9 @@ class Repairer(Writer):
             raise StoreError(f"{self.path} has {len(self.pending())} damaged parts left; commit all of pending() before seal.")
         shape, place = self._shape, self.place
         with place.locked():
-            manifest = read_head(place)
-            assert manifest is not None
+            self._refuse_changed_plan()
+            old_head = place.read(HEAD)
+            manifest = parse_head(old_head, place.label(HEAD))
             prefix = f"{shape.folder}/"
             files = {path: entry for path, entry in manifest.files.items() if not path.startswith(prefix)}
             plan = self._read(shape.plan)
@@ -360,7 +375,8 @@ class Repairer(Writer):
             notes[shape.number] = {**old, "repairs": [*old.get("repairs", []), {"parts": list(self._repaired), **provenance}]}
             head = dataclasses.replace(manifest, files=files, provenance=notes).encode()
             parse_head(head, place.label(HEAD))
-            place.write({HEAD: head})
+            if not place.replace(HEAD, head, old_head):
+                raise StoreError(f"{place.label(HEAD)} is being changed by another writer. Run the same command again.")
         self.sealed = True
 
 
@@ -413,6 +429,7 @@ def _rebuilt_head(place: Place) -> Manifest:
         if len(records) < shape.num_parts:
             files = {path: entry for path, entry in files.items() if not path.startswith(f"{shape.folder}/")}
             break
+        settle(place, number)
         widths = _widths_on_disk(place, shape)
         index = index_files(shape, records, widths)
         place.write({name: data for name, data in index.items() if _bytes(place, name) != data})
@@ -422,12 +439,16 @@ def _rebuilt_head(place: Place) -> Manifest:
         seeds.append(found.plan.seed)
         schema = found.schema
         number += 1
-    if schema is None:
+    # Index arrays are written when a segment is sealed: what has them was in the head.
+    left = [name for name in place.walk(SEGMENTS) if name >= f"{SEGMENTS}/{number:05d}" and "/index/status/" in name]
+    if schema is None or left:
         raise DamagedStore(
             f"{place.label(HEAD)} is damaged, and so are the plan or the commit records that it could be made from. "
             "Restore it from a copy, or make the store again."
         )
-    erased = tuple(sorted(name for name in place.walk(ERASURES) if not TEMPORARY.search(name)))
+    # What is open is carried out afterwards, and then is listed.
+    begun = open_erasures(place, None)
+    erased = tuple(name for name in erasure_names(place) if name not in begun)
     files |= {name: entry_of(name, place.read(name)) for name in erased}
     return Manifest(
         format_version=FORMAT_VERSION,

@@ -21,6 +21,7 @@ from embed_cache.manifest import (
     parse_int,
     parse_schema,
     seal_json,
+    sealed_hash,
     unseal_json,
 )
 from embed_cache.place import Place
@@ -54,13 +55,15 @@ class PlannedSegment:
     source: npt.NDArray[np.int64]
     widths: Mapping[str, int]
     """Of the strings `id` and `group`: an erasure leaves arrays as wide as they were."""
+    plan_hash: str
 
 
 def read_plan(place: Place, number: int) -> PlannedSegment | None:
     """The plan of a segment as it is on disk; None where there is none that can be read."""
     where = place.label(f"{SEGMENTS}/{number:05d}/{PLAN}")
     try:
-        body = unseal_json(plan_file(place, number) or b"", where)
+        data = plan_file(place, number) or b""
+        body = unseal_json(data, where)
         schema = parse_schema(body, where)
         shape = shape_of(body, schema, number, where)
         ids, groups = (planned_strings(place, shape, body, name) for name in STRINGS_PLANNED)
@@ -71,7 +74,7 @@ def read_plan(place: Place, number: int) -> PlannedSegment | None:
         return None
     seed = parse_int(body, "seed", where, 0, 1 << 63)
     plan = Plan(ids=tuple(ids), groups=tuple(groups), part_rows=shape.part_rows, seed=seed)
-    return PlannedSegment(schema=schema, shape=shape, plan=plan, source=source, widths=widths)
+    return PlannedSegment(schema=schema, shape=shape, plan=plan, source=source, widths=widths, plan_hash=sealed_hash(data))
 
 
 def plan_files(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,10 +20,11 @@ import pyarrow as pa
 from embed_cache.errors import DamagedStore, IncompleteStore, StoreError
 from embed_cache.layout import ERASURES, HEAD, PLAN, ROOT, SEGMENTS, STATUS, Column, SegmentShape
 from embed_cache.manifest import Json, Manifest, check_identity, parse_head, parse_int, refuse_stale, unseal_json
-from embed_cache.place import TEMPORARY, Place, place_of
+from embed_cache.place import Place, place_of
 
 I64 = npt.NDArray[np.int64]
 ERASED = STATUS.index("erased")
+ERASURE = re.compile(ERASURES + r"/[0-9]{5,}\.json")
 
 
 class Piece(NamedTuple):
@@ -41,12 +43,10 @@ def open_store(uri: str | os.PathLike[str]) -> EmbeddingStore:
 
 def open_at(place: Place) -> EmbeddingStore:
     """`open_store` of a place."""
-    manifest = read_head(place)
-    if open_erasures(place, manifest):
-        from embed_cache.erase import finish_at
+    from embed_cache.erase import finish_at
 
-        finish_at(place)
-        manifest = read_head(place)
+    finish_at(place)
+    manifest = read_head(place)
     if manifest is None:
         raise _no_head(place)
     _check_sizes(place, manifest)
@@ -165,8 +165,14 @@ class EmbeddingStore:
         refuse_stale(self.manifest.schema, check_identity(kind, identity, columns, counts), self.path)
 
     def begun(self, segment: int) -> float:
-        """When a segment was planned, in seconds since 1970 by the file's time: a source changed since may be another one."""
-        return self.place.modified(self.manifest.segments[segment].plan)
+        """When a segment was planned, in seconds since 1970 by the files' times: a source changed since may be another one.
+
+        An erasure or a repair writes some of the files again; the oldest tells.
+        """
+        shape = self.manifest.segments[segment]
+        return min(
+            self.place.modified(name) for name in [shape.plan, f"{shape.folder}/zarr.json", f"{shape.folder}/index/zarr.json"]
+        )
 
     def content_hash(self) -> str:
         """Equal for equal content, whatever the times, hosts and interruptions (FORMAT.md, 9). From the head alone."""
@@ -177,18 +183,24 @@ class EmbeddingStore:
         if number not in self._segment_indices:
             shape = self.manifest.segments[number]
             arrays: dict[str, npt.NDArray[Any]] = {}
-            for name, (dtype, width) in shape.index_arrays().items():
-                entry = self.manifest.files[shape.index_chunk(name)]
-                data = self.place.read(entry.path, entry.size)
-                if hashlib.sha256(data).hexdigest() != entry.sha256:
-                    raise DamagedStore(
-                        f"{self.place.label(entry.path)} is damaged: its bytes do not match the head. Restore it from a copy."
-                    )
-                kind = np.dtype(f"S{entry.size // shape.num_rows}") if width == 0 else np.dtype(dtype).newbyteorder("<")
-                arrays[name] = np.frombuffer(data, dtype=kind)
+            for name in shape.index_arrays():
+                arrays[name] = self._index_array(number, name)
             _check_index(arrays, shape, self.manifest, self.place.label(f"{shape.folder}/index"))
             self._segment_indices[number] = arrays
         return self._segment_indices[number]
+
+    def _index_array(self, number: int, name: str) -> npt.NDArray[Any]:
+        shape = self.manifest.segments[number]
+        entry = self.manifest.files[shape.index_chunk(name)]
+        data = self.place.read(entry.path, entry.size)
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise DamagedStore(
+                f"{self.place.label(entry.path)} is damaged: its bytes do not match the head. "
+                "Repair the store, or restore the file from a copy."
+            )
+        dtype, width = shape.index_arrays()[name]
+        kind = np.dtype(f"S{entry.size // shape.num_rows}") if width == 0 else np.dtype(dtype).newbyteorder("<")
+        return np.frombuffer(data, dtype=kind)
 
     def fixed_part(self, shape: SegmentShape, column: Column, part: int) -> npt.NDArray[Any]:
         """One part of a fixed column, padding included, (part_rows, *shape), from its own file alone."""
@@ -235,17 +247,29 @@ class EmbeddingStore:
 
     @cached_property
     def _live(self) -> npt.NDArray[np.bool_]:
+        """From groups and status alone, so that a look at a store of a million rows takes no second."""
         live = np.zeros(len(self), dtype=bool)
-        for first, last in self._groups.values():
-            live[first:last] = True
-        live &= self._merged["status"] != ERASED
+        newer: npt.NDArray[np.bytes_] = np.array([], dtype="S1")
+        for number in reversed(range(len(self.manifest.segments))):
+            offset = int(self._offsets[number])
+            groups = self._index_array(number, "group")
+            edges = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
+            names = groups[edges]
+            kept = (names != b"") & ~np.isin(names, newer)
+            newer = np.union1d(newer, names)
+            span = slice(offset, offset + len(groups))
+            live[span] = np.repeat(kept, np.diff(np.r_[edges, len(groups)]))
+            live[span] &= self._index_array(number, "status") != ERASED
         return live
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
         rows = np.flatnonzero(self._live)
         ids = self._merged["id"][rows]
-        return {name.decode(): row for name, row in zip(ids.tolist(), rows.tolist(), strict=True)}
+        try:
+            return {name.decode(): row for name, row in zip(ids.tolist(), rows.tolist(), strict=True)}
+        except UnicodeDecodeError as error:
+            raise DamagedStore(f"{self.path} holds an id that is not UTF-8. Make the store again.") from error
 
     def _column(self, name: str, *, ragged: bool) -> Column:
         found = self.columns.get(name)
@@ -289,10 +313,9 @@ def is_store(place: Place) -> bool:
         return False
 
 
-def open_erasures(place: Place, manifest: Manifest | None) -> list[str]:
-    """Erasure records that the head does not list as carried out."""
-    carried_out = manifest.erasures if manifest else ()
-    return [name for name in place.walk(ERASURES) if name not in carried_out and not TEMPORARY.search(name)]
+def erasure_names(place: Place) -> list[str]:
+    """Erasure records, oldest first."""
+    return [name for name in place.walk(ERASURES) if ERASURE.fullmatch(name)]
 
 
 def _no_head(place: Place) -> StoreError:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from embed_cache.erase import finish_at
 from embed_cache.errors import DamagedStore, IncompleteStore, StoreError
-from embed_cache.layout import HEAD, PLAN, SEGMENTS, STATUS, SegmentShape
-from embed_cache.manifest import FileEntry, Manifest, parse_int, parse_record, parse_schema, unseal_json
+from embed_cache.layout import HEAD, PLAN, SEGMENTS, STATUS
+from embed_cache.manifest import FileEntry, Manifest, parse_record, parse_schema, unseal_json
 from embed_cache.place import TEMPORARY, Place, place_of
+from embed_cache.segment import plan_file, read_plan, shape_of
 from embed_cache.store import is_store, open_at, parts_done, read_head
 
 
@@ -53,6 +56,9 @@ def verify(uri: str | os.PathLike[str], *, sample_parts: int | None = None, seed
     place = place_of(uri)
     try:
         manifest = read_head(place)
+        if manifest is not None:
+            finish_at(place)
+            manifest = read_head(place)
     except DamagedStore as error:
         return VerifyReport(
             path=place.label(),
@@ -83,6 +89,8 @@ def verify(uri: str | os.PathLike[str], *, sample_parts: int | None = None, seed
     names = _ids(place, manifest) if bad else []
     damages = tuple(_damage(manifest, owners, entry, problem, names) for entry, problem in bad)
     unlisted, is_open = _unlisted(place, manifest)
+    if is_open and sample_parts is None:
+        damages += tuple(_open_damages(place, len(manifest.segments), manifest.num_rows))
     return VerifyReport(
         path=place.label(),
         num_files=len(chosen) + 1,
@@ -144,8 +152,10 @@ def _info_of_open(place: Place) -> dict[str, Any]:
     folder = place.label(f"{SEGMENTS}/00000")
     body = unseal_json(place.read(f"{SEGMENTS}/00000/{PLAN}"), folder)
     schema = parse_schema(body, folder)
-    num_rows, part_rows = (parse_int(body, name, folder, 1, 1 << 40) for name in ("num_rows", "part_rows"))
-    shape = SegmentShape(0, num_rows, part_rows, schema.columns, schema.counts)
+    shape = shape_of(body, schema, 0, folder)
+    num_rows, source = shape.num_rows, shape.index_chunk("source")
+    if place.sizes([source])[source] != num_rows * 8:
+        raise DamagedStore(f"{place.label(source)} has not one number a planned row. Run the command that makes the store again.")
     counts: Counter[tuple[str, str]] = Counter()
     num_bytes = done = 0
     for part in range(shape.num_parts):
@@ -235,6 +245,36 @@ def _ids(place: Place, manifest: Manifest) -> list[str]:
         else:
             ids += [""] * shape.num_rows
     return ids
+
+
+def _open_damages(place: Place, number: int, offset: int) -> Iterator[Damage]:
+    """What is wrong in a segment that is not sealed yet; the command that makes the store computes it again."""
+    planned = read_plan(place, number)
+    plan = f"{SEGMENTS}/{number:05d}/{PLAN}"
+    if planned is None:
+        if plan_file(place, number) is not None:
+            yield Damage(path=plan, problem="the plan of an unfinished segment, or the ids it lists, are damaged")
+        return
+    shape = planned.shape
+    names = {shape.record(part): part for part in range(shape.num_parts)}
+    for name in place.walk(f"{shape.folder}/log"):
+        part = names.get(name)
+        if part is None:
+            continue
+        rows = shape.part(part)
+        span = slice(offset + rows.start, offset + rows.stop)
+        ids = tuple(planned.plan.ids[rows][:1024])
+        try:
+            record = parse_record(place.read(name), place.label(name), shape)
+        except (OSError, StoreError):
+            yield Damage(path=name, problem="a commit record that is damaged", rows=span, ids=ids)
+            continue
+        staged = [f"{entry.path}.{record.writer}.tmp" for entry in record.files]
+        found = place.checksums([entry.path for entry in record.files] + staged)
+        digests = list(found)
+        for entry, here, waiting in zip(record.files, digests, digests[len(staged) :], strict=False):
+            if entry.sha256 not in (here, waiting):
+                yield Damage(path=entry.path, problem="bytes differ from those that were committed", rows=span, ids=ids)
 
 
 def _unlisted(place: Place, manifest: Manifest) -> tuple[tuple[str, ...], bool]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from embed_cache.erase import carry_out, finish_at
 from embed_cache.errors import DamagedStore, IncompleteStore, StoreError
 from embed_cache.layout import (
     ERASURES,
@@ -24,6 +25,7 @@ from embed_cache.layout import (
     STATUS,
     STRINGS_PLANNED,
     STRINGS_SEALED,
+    UNKNOWN_COUNT,
     Column,
     SegmentShape,
     root_files,
@@ -47,10 +49,9 @@ from embed_cache.manifest import (
 from embed_cache.place import TEMPORARY, Place, place_of
 from embed_cache.plan import Plan, encode_name, make_plan
 from embed_cache.segment import entry_of, index_files, plan_file, plan_files, planned_strings, read_or_none, read_plan, shape_of
-from embed_cache.store import EmbeddingStore, is_store, open_at, open_erasures, read_head
+from embed_cache.store import EmbeddingStore, erasure_names, is_store, open_at, read_head
 
 MAX_TEXT_BYTES = 256  # of a reason or a fingerprint
-UNKNOWN_COUNT = -1
 _OURS = frozenset({"zarr.json", HEAD, SEGMENTS, ERASURES})
 _Origin = tuple[SegmentShape, int, int]  # where a copied row lies: segment, row within it, global row
 
@@ -107,14 +108,20 @@ class Writer:
         columns: Sequence[Column],
         counts: Sequence[str] = (),
         plan: Plan,
+        erased: Collection[str] | None = None,
     ) -> Writer:
-        """The first segment, new or half done; sealed and nothing pending where a segment with this plan is complete."""
+        """The first segment, new or half done; sealed and nothing pending where a segment with this plan is complete.
+
+        `erased` are the names of the erasures that the plan was made by: where there are others by now, it is refused.
+        """
         place = place_of(uri)
         schema = check_identity(kind, identity, columns, counts)
         _begin(place)
         manifest = read_head(place)
         if manifest is None:
-            return cls._open_segment(place, schema, 0, plan, np.full(plan.num_rows, -1, dtype=np.int64))
+            chosen_by = erasure_names(place) if erased is None else erased
+            source = np.full(plan.num_rows, -1, dtype=np.int64)
+            return cls._open_segment(place, schema, 0, plan, source, planned_on=(None, chosen_by))
         refuse_stale(manifest.schema, schema, place.label())
         if plan_file(place, len(manifest.segments)) is not None:
             raise StoreError(
@@ -134,14 +141,20 @@ class Writer:
         recompute: Collection[str],
         part_rows: int | None = None,
         seed: int,
+        erased: Collection[str] | None = None,
     ) -> Writer:
-        """The next segment, with all items of every group in it; items not in `recompute` are copied from their live rows."""
+        """The next segment, with all items of every group in it; items not in `recompute` are copied from their live rows.
+
+        `erased` are the names of the erasures that `ids` were chosen by: where there are others by now, it is refused.
+        """
         place = place_of(uri)
         store = open_at(place)
         manifest = store.manifest
         refuse_stale(manifest.schema, check_identity(manifest.kind, identity, manifest.columns, manifest.counts), place.label())
         plan = make_plan(ids, groups, seed=seed, part_rows=part_rows)
-        return cls._open_segment(place, manifest.schema, len(manifest.segments), plan, _sources(store, plan, set(recompute)))
+        source = _sources(store, plan, set(recompute))
+        chosen_by = erasure_names(place) if erased is None else erased
+        return cls._open_segment(place, manifest.schema, len(manifest.segments), plan, source, planned_on=(manifest, chosen_by))
 
     @classmethod
     def resume(cls, uri: str | os.PathLike[str], *, identity: Json) -> Writer | None:
@@ -152,7 +165,7 @@ class Writer:
         place = place_of(uri)
         if not is_store(place):
             return None
-        _finish_erasures(place)
+        finish_at(place)
         manifest = read_head(place)
         number = len(manifest.segments) if manifest else 0
         found = read_plan(place, number)
@@ -228,14 +241,11 @@ class Writer:
         place, name = self.place, self._shape.record(part)
         place.stage(files)
         with place.locked():
-            if sealed_hash(read_or_none(place, self._shape.plan) or b"") != self._plan_hash:
-                place.remove([f"{path}.{place.number}.tmp" for path in files])
-                raise StoreError(
-                    f"{place.label(self._shape.plan)} was changed meanwhile (an erasure does that). "
-                    "What was finished is kept; run the same command again."
-                )
+            self._refuse_changed_plan(files)
             while not place.create(name, record):
                 old = read_or_none(place, name)
+                if self._is_of_another_plan(part, old):
+                    self._refuse_changed_plan(files)
                 if self._counts(part, old):
                     place.remove([f"{path}.{place.number}.tmp" for path in files])
                     return False
@@ -244,8 +254,26 @@ class Writer:
         place.adopt(files, place.number)
         missing = {path: files[path] for path, size in place.sizes(files).items() if size != len(files[path])}
         if missing:  # a staged file was taken for a dead writer's and removed
-            place.write(missing)
+            with place.locked():
+                if read_or_none(place, name) == record:
+                    place.write(missing)
         return True
+
+    def _refuse_changed_plan(self, staged: Iterable[str] = ()) -> None:
+        """An erasure changes the plan: what was computed by the old one may hold who is forgotten."""
+        if sealed_hash(read_or_none(self.place, self._shape.plan) or b"") != self._plan_hash:
+            self.place.remove([f"{path}.{self.place.number}.tmp" for path in staged])
+            raise StoreError(
+                f"{self.place.label(self._shape.plan)} was changed meanwhile (an erasure does that). "
+                "What was finished is kept; run the same command again."
+            )
+
+    def _is_of_another_plan(self, part: int, data: bytes | None) -> bool:
+        try:
+            record = parse_record(data or b"", self.place.label(self._shape.record(part)), self._shape)
+        except StoreError:
+            return False
+        return record.plan != self._plan_hash
 
     def _counts(self, part: int, data: bytes | None) -> bool:
         """Whether a commit record that another writer left is whole, of this plan, and has its files, by size."""
@@ -262,8 +290,8 @@ class Writer:
         note = plain_json(provenance, "provenance")
         if self.refresh():
             raise IncompleteStore(f"{self.path} has {len(self.pending())} parts left; commit all of pending() before seal.")
-        _finish_erasures(self.place)
         with self.place.locked():
+            carry_out(self.place)
             old_head = read_or_none(self.place, HEAD)
             old = parse_head(old_head, self.place.label(HEAD)) if old_head else None
             if old is None or len(old.segments) <= self._shape.number:
@@ -288,11 +316,14 @@ class Writer:
             name = shape.record(part)
             data = self._read(name)
             records.append(parse_record(data, place.label(name), shape))
+            if records[-1].plan != self._plan_hash:
+                raise StoreError(f"{place.label(name)} is of another plan. Run the same command again.")
             files |= {name: entry_of(name, data), **{entry.path: entry for entry in records[-1].files}}
             self._settle(records[-1])
         index = index_files(shape, records)
         place.write(index)
-        done = tuple(sorted({*(old.erasures if old else ()), *open_erasures(place, old)})) if old is None else old.erasures
+        # What was erased while there was no head is listed by the first one.
+        done = old.erasures if old else tuple(erasure_names(place))
         files |= {name: entry_of(name, place.read(name)) for name in done if old is None}
         files |= {path: entry_of(path, data) for path, data in index.items()}
         place.remove(name for name in list(place.walk(shape.folder)) if name not in files)
@@ -327,10 +358,13 @@ class Writer:
         plan: Plan,
         source: npt.NDArray[np.int64],
         widths: Mapping[str, int] | None = None,
+        planned_on: tuple[Manifest | None, Collection[str]] | None = None,
     ) -> Writer:
         shape = SegmentShape(number, plan.num_rows, plan.part_rows, schema.columns, schema.counts)
         skeleton, encoded = plan_files(shape, schema, plan, source, widths)
         with place.locked():
+            if planned_on is not None:
+                _refuse_other_store(place, *planned_on)
             found = plan_file(place, number)
             if found != encoded:
                 _refuse_other_plan(place, shape, found, encoded, plan)
@@ -562,14 +596,17 @@ def _begin(place: Place) -> None:
         # Created, not written: another file in its place would be another lock.
         for name, data in root_files().items():
             place.create(name, data)
-    _finish_erasures(place)
+    finish_at(place)
 
 
-def _finish_erasures(place: Place) -> None:
-    if open_erasures(place, read_head(place)):
-        from embed_cache.erase import finish_at
-
-        finish_at(place)
+def _refuse_other_store(place: Place, manifest: Manifest | None, erased: Collection[str]) -> None:
+    """What was planned on a store that has changed since is not begun: it may bring back who was erased."""
+    now = read_head(place)
+    same = (
+        (now.erasures, len(now.segments)) == (manifest.erasures, len(manifest.segments)) if now and manifest else now is manifest
+    )
+    if not same or set(erasure_names(place)) != set(erased):
+        raise StoreError(f"{place.label()} was changed by another writer while this one planned. Run the same command again.")
 
 
 def _sources(store: EmbeddingStore, plan: Plan, recompute: set[str]) -> npt.NDArray[np.int64]:

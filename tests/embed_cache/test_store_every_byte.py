@@ -125,7 +125,7 @@ def test_one_flipped_bit_is_named_alone_and_so_are_the_items_of_its_rows(store):
         assert found(store) == {name: rows_of_file(name)}
         (damage,) = embed_cache.verify(store).damages
         if damage.rows is not None and "/index/" not in name:
-            assert list(damage.ids) == ids[damage.rows]
+            assert list(damage.ids) == [name for name in ids[damage.rows] if name]  # erased rows have no id
         path.write_bytes(data)
 
 

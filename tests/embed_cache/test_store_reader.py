@@ -141,7 +141,7 @@ class Reader:
     def erased(self) -> dict[str, list[int]]:
         """8: keyed hash -> global rows."""
         records = [self.unsealed(name) for name in self.head["erasures"]]
-        assert all({"rows", "keyed_hash", "damaged", "provenance", "format_version"} <= record.keys() for record in records)
+        assert all({"rows", "keyed_hash", "segments", "provenance", "format_version"} <= record.keys() for record in records)
         return {record["keyed_hash"]: record["rows"] for record in records}
 
 
