@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,7 @@ def echo_job(
             forwards.append(Forward(built, how))
         return Teaching(forwards[0])
 
+    erased = _erasure_names(out)
     clips = _not_erased(catalog, catalog.clips.sort_by([("study_id", "ascending"), ("clip_id", "ascending")]), out, options.key)
     ids, groups = clips["clip_id"].to_pylist(), clips["study_id"].to_pylist()
     path_of = _Paths(catalog.root, clips["clip_id"], clips["path"])
@@ -114,7 +115,7 @@ def echo_job(
         return (path,) if (path := path_of(item)) else ()
 
     return Job(
-        target=Target(out, "echo", identity, columns, ("num_frames",), ids, groups, files_of, options.part_rows),
+        target=Target(out, "echo", identity, columns, ("num_frames",), ids, groups, files_of, options.part_rows, erased),
         stage=stage,
         row_of=lambda taught: _echo_row(taught, spec.frame_norm),
         decode=decode_clip,
@@ -177,6 +178,7 @@ def ecg_job(
 ) -> Job:
     """Every ECG of a catalog into an ECG store at `out`, under a contract or (None) as recorded."""
     ecgs = catalog.ecgs.sort_by([("subject_id", "ascending"), ("ecg_id", "ascending")])
+    erased = _erasure_names(out)
     ecgs = _not_erased(catalog, ecgs, out, key)
     path_of = _Paths(catalog.root, ecgs["ecg_id"], ecgs["path"])
 
@@ -184,7 +186,7 @@ def ecg_job(
         return wfdb_files(path) if (path := path_of(item)) else ()
 
     return Job(
-        target=_ecg_target(out, contract, ecgs["ecg_id"].to_pylist(), files_of, part_rows),
+        target=_ecg_target(out, contract, ecgs["ecg_id"].to_pylist(), files_of, part_rows, erased),
         stage=Passing,
         row_of=_ecg_row,
         decode=decode_ecg,
@@ -204,6 +206,7 @@ def contract_job(
     progress: Progress | None = None,
 ) -> Job:
     """A raw ECG store -> a store under a contract, equal to the one made from the files."""
+    erased = _erasure_names(out)
     source = embed_cache.open(raw)
     if source.manifest.kind != "ecg" or source.manifest.identity.get("contract") is not None:
         raise UserError(f"{raw} is no raw ECG store; give a catalog, or a store made by `ecgecho cache-ecg` without --contract.")
@@ -214,7 +217,7 @@ def contract_job(
         )
     index = source.index.to_pydict()
     rows = {item: row for row, (item, live) in enumerate(zip(index["id"], index["live"], strict=True)) if live}
-    target = _ecg_target(out, contract, sorted(rows), lambda _: (), part_rows)
+    target = _ecg_target(out, contract, sorted(rows), lambda _: (), part_rows, erased)
     target.marks = {item: index["fingerprint"][row] for item, row in rows.items()}
 
     def convert(item: str) -> DecodedEcg:
@@ -292,6 +295,10 @@ def _not_erased(catalog: Catalog, table: Any, out: Path, key: str) -> Any:
     return table.filter([subject not in gone for subject in table["subject_id"].to_pylist()]) if gone else table
 
 
+def _erasure_names(out: Path) -> tuple[str, ...]:
+    return tuple(erasure.name for erasure in embed_cache.erasures(out))
+
+
 def _erased_hashes(out: Path) -> set[str]:
     return {erasure.keyed_hash for erasure in embed_cache.erasures(out)}
 
@@ -322,6 +329,7 @@ def _ecg_target(
     ids: Sequence[str],
     files_of: Callable[[str], Sequence[str]],
     part_rows: int | None,
+    erased: Collection[str],
 ) -> Target:
     if contract is None:
         identity: Json = {"contract": None, "unit": "mv"}
@@ -330,7 +338,7 @@ def _ecg_target(
         identity = {"contract": configuration.to_json(contract), "contract_sha256": configuration.digest(contract), "unit": "mv"}
         signal = embed_cache.Column("signal", (12, contract.num_samples), "int16")
     columns = [signal, embed_cache.Column("scale", (12,), "float32"), embed_cache.Column("lead_valid", (12,), "uint8")]
-    return Target(out, "ecg", identity, columns, ("fs_mhz",), ids, ids, files_of, part_rows)
+    return Target(out, "ecg", identity, columns, ("fs_mhz",), ids, ids, files_of, part_rows, erased)
 
 
 def find_contract(name: str) -> EcgContract:

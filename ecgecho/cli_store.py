@@ -155,6 +155,7 @@ def store_import(
     repair: Annotated[bool, typer.Option("--repair", help="Verify the store first; read again what is damaged.")] = False,
 ) -> None:
     """Turn embeddings that you already have, or an export, into a store; the same command again adds, heals and resumes."""
+    import embed_cache
     from ecgecho import convert, foreign
     from ecgecho.exchange import about_of
 
@@ -163,14 +164,16 @@ def store_import(
         raise usage(f"there is no frame norm {frame_norm!r}; there is: l2, none.")
     items: Sequence[Item] | None = None
     skip = frozenset[str]()
+    erased: tuple[str, ...] | None = None
     if about_of(source) is None:
         items = foreign.list_items(source, table, separator)
+        erased = tuple(erasure.name for erasure in embed_cache.erasures(out))
         items, skip = _studies(items, catalog, out, str(key or ""))
     with ProgressBar("store import", "rows") as bar:
         report = convert.import_embeddings(
             source, out, teacher_name=teacher_name, frame_norm=norms[frame_norm], weights_sha256=weights_sha256,
             licence=licence, items=items, key=array, part_rows=part_rows, workers=workers, skip=skip,
-            repair=repair, progress=bar,
+            erased=erased, repair=repair, progress=bar,
         )  # fmt: skip
     told = ", ".join(f"{status} {count}" for status, count in sorted(report.by_status.items()))
     if report.already_done:

@@ -60,6 +60,7 @@ def import_embeddings(
     part_rows: int | None = None,
     workers: int = 0,
     skip: Collection[str] = (),
+    erased: Collection[str] | None = None,
     repair: bool = False,
     progress: Progress | None = None,
 ) -> ImportReport:
@@ -68,7 +69,8 @@ def import_embeddings(
     Files of frame vectors (T, D) become the columns of cache-echo: `moments` (2, D) and `pooled` (D,), with `num_frames`;
     files of one vector (D,) become `pooled` alone. Most of the files decide which of both, and D. A file that cannot be used
     becomes a failed row with its reason. The identity says that the rows were imported, and what the user states of them.
-    `workers=0` reads in this process, without bounds of time and memory. Ids in `skip` are left out. With `repair`, all of the
+    `workers=0` reads in this process, without bounds of time and memory. Ids in `skip` are left out, chosen by
+    the erasures named in `erased`: where the store knows others by then, planning is refused. With `repair`, all of the
     store is verified first, and what is damaged is made again from the source.
     """
     about = about_of(source)
@@ -108,8 +110,19 @@ def import_embeddings(
         seed=PLAN_SEED,
         part_rows=part_rows,
         repair=repair,
+        erased=erased if erased is not None else _none_erased(out),
         progress=progress,
     )
+
+
+def _none_erased(out: str | os.PathLike[str]) -> Collection[str]:
+    """No erasures; refused where there are some and nobody said whose items were left out."""
+    if embed_cache.erasures(out):
+        raise UserError(
+            f"subjects were erased from {out}, and nothing here tells which items are theirs. "
+            "Give a catalog (`--catalog`), or choose another --out."
+        )
+    return ()
 
 
 # ---- an export of ours
@@ -143,6 +156,7 @@ def _import_export(
             seed=int(single["seed"]),
             part_rows=part_rows or single["part_rows"],
             repair=repair,
+            erased=_none_erased(out),
             progress=progress,
         )
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError, UnicodeDecodeError) as error:
@@ -239,6 +253,7 @@ def _fill(
     seed: int,
     part_rows: int | None,
     repair: bool,
+    erased: Collection[str] | None,
     progress: Progress | None,
 ) -> ImportReport:
     """Plan, commit and seal what is missing: the first segment, one that was left unfinished, or one that adds and heals."""
@@ -251,7 +266,9 @@ def _fill(
         left_over = writer is not None
         if writer is None and (store := _sealed(out)) is None:
             plan = embed_cache.make_plan(ids, groups, seed=seed, part_rows=part_rows)
-            writer = Writer.create_or_resume(out, kind=kind, identity=identity, columns=columns, counts=counts, plan=plan)
+            writer = Writer.create_or_resume(
+                out, kind=kind, identity=identity, columns=columns, counts=counts, plan=plan, erased=erased
+            )
         elif writer is None and store is not None:
             store.require(kind=kind, identity=identity, columns=columns, counts=counts)
             stale = _stale(store, ids, source)
@@ -261,7 +278,7 @@ def _fill(
             chosen = [(item, group) for item, group in zip(ids, groups, strict=True) if group in studies]
             writer = Writer.extend(
                 out, identity=identity, ids=[i for i, _ in chosen], groups=[g for _, g in chosen], recompute=stale,
-                part_rows=part_rows, seed=seed,
+                part_rows=part_rows, seed=seed, erased=erased,
             )  # fmt: skip
         assert writer is not None
         computed += _commit(writer, source, progress)

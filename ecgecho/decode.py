@@ -20,6 +20,8 @@ from ecgecho.types import EcgContract, EcgRecord, ItemError, PreparedClip, Teach
 
 DCT_MARGIN = 5 / 4
 """The "echoclip" crop keeps 80 % of a picture's short side: so many lines more than the teacher's are enough for it."""
+LEAST_LINES = 280
+"""Of pictures with fewer, the outline of the blanked sector gave away the heart rate: benchmarks/results/decode_jpeg_202611.md."""
 Decode = Literal["full", "dct"]
 
 
@@ -85,7 +87,7 @@ def decode_clip(task: EchoTask) -> DecodedClip:
 
 def least_lines(spec: TeacherSpec) -> int:
     """Lines that a picture decoded at a smaller size must have at least."""
-    return round(DCT_MARGIN * spec.size)
+    return max(LEAST_LINES, round(DCT_MARGIN * spec.size))
 
 
 def decode_ecg(task: EcgTask) -> DecodedEcg:

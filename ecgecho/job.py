@@ -125,6 +125,8 @@ class Target:
     files_of: Callable[[str], Sequence[str]]
     """The files that an item is made from; none for what the catalog does not list."""
     part_rows: int | None
+    erased: Collection[str]
+    """Names of the erasures that the items were chosen by; where the store knows others by then, planning is refused."""
     marks: Mapping[str, str] = field(default_factory=dict)
     """Fingerprints that are known without reading: those of a raw store."""
     resumed: bool = False
@@ -148,8 +150,9 @@ class Target:
         if not is_sealed(self.out):
             plan = embed_cache.make_plan(self.ids, self.groups, seed=PLAN_SEED, part_rows=self.part_rows)
             return embed_cache.Writer.create_or_resume(
-                self.out, kind=self.kind, identity=self.identity, columns=self.columns, counts=self.counts, plan=plan
-            )
+                self.out, kind=self.kind, identity=self.identity, columns=self.columns, counts=self.counts, plan=plan,
+                erased=self.erased,
+            )  # fmt: skip
         store = embed_cache.open(self.out)
         store.require(kind=self.kind, identity=self.identity, columns=self.columns, counts=self.counts)
         stale = self._stale(store)
@@ -159,7 +162,7 @@ class Target:
         chosen = [(i, g) for i, g in zip(self.ids, self.groups, strict=True) if g in studies]
         return embed_cache.Writer.extend(
             self.out, identity=self.identity, ids=[i for i, _ in chosen], groups=[g for _, g in chosen],
-            recompute=stale, part_rows=self.part_rows, seed=PLAN_SEED,
+            recompute=stale, part_rows=self.part_rows, seed=PLAN_SEED, erased=self.erased,
         )  # fmt: skip
 
     def wanted(self) -> tuple[set[str], Mapping[str, int], int, int]:

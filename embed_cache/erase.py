@@ -79,6 +79,11 @@ class Erasure:
     keyed_hash: str
     segments: tuple[SegmentErasure, ...]
 
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Files that held these rows and were not what they should be when they were erased."""
+        return tuple(sorted(p for item in self.segments for p, digest in item.after.items() if digest == UNKNOWN_SHA256))
+
 
 def erasures(uri: str | os.PathLike[str]) -> list[Erasure]:
     """Every erasure of a store, carried out or not; none where there is no store."""
