@@ -21,7 +21,7 @@ from ecgecho.types import EcgContract, EcgRecord, ItemError, PreparedClip, Teach
 DCT_MARGIN = 5 / 4
 """The "echoclip" crop keeps 80 % of a picture's short side: so many lines more than the teacher's are enough for it."""
 LEAST_LINES = 280
-"""Of pictures with fewer, the outline of the blanked sector gave away the heart rate: benchmarks/results/decode_jpeg_202611.md."""
+"""Of pictures with fewer, the outline of the blanked sector gave away the heart rate: docs/decoding.md."""
 Decode = Literal["full", "dct"]
 
 
