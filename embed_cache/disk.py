@@ -12,10 +12,11 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,10 @@ from embed_cache.errors import DamagedStore, StoreError
 from embed_cache.layout import ROOT
 from embed_cache.place import MAX_JSON_BYTES, STALE_S, TEMPORARY, Piece, is_gone, writer_number
 
+T = TypeVar("T")
 LOCK_WAIT_S = 600.0
 """What is done under the lock takes seconds; who waits longer waits for a stopped process."""
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 _ADVICE = {
     errno.ENOSPC: "free disk space",
     errno.EDQUOT: "free disk space or raise the quota",
@@ -107,41 +110,14 @@ class LocalPlace:
 
     def write(self, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
-            self._write(name, data)
+            self._put(name, data, _rename)
         self._sync(files)
 
     def create(self, name: str, data: bytes) -> bool:
-        path, temporary = self._path(name), self._temporary(name)
-        self._make_folder(path.parent)
-        with _explained(path):
-            try:
-                for attempt in range(3):
-                    _write_whole(temporary, data)
-                    try:
-                        _link(temporary, path)
-                    except FileExistsError:
-                        _discard(temporary)
-                        return False
-                    except FileNotFoundError:  # another writer took the temporary for a dead one's
-                        if attempt == 2 or not path.parent.is_dir():
-                            raise
-                        continue
-                    except OSError as error:
-                        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
-                            raise
-                        # A file system without hard links: the lock that records are made under has to do.
-                        if os.path.lexists(path):
-                            _discard(temporary)
-                            return False
-                        _rename(temporary, path)
-                        break
-                    _discard(temporary)
-                    break
-            except OSError:
-                _forget(temporary)
-                raise
-        self._sync([name])
-        return True
+        created = self._put(name, data, _link_first)
+        if created:
+            self._sync([name])
+        return created
 
     def replace(self, name: str, data: bytes, old: bytes | None) -> bool:
         try:
@@ -297,19 +273,21 @@ class LocalPlace:
                     ) from error
             time.sleep(0.02)
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _put(self, name: str, data: bytes, move: Callable[[Path, Path], T]) -> T:
+        """A temporary with all of `data`, and what `move` of it to its name gives."""
         path, temporary = self._path(name), self._temporary(name)
         self._make_folder(path.parent)
         with _explained(path):
             try:
-                for attempt in range(3):
+                for _ in range(2):
                     _write_whole(temporary, data)
                     try:
-                        _rename(temporary, path)
-                        break
+                        return move(temporary, path)
                     except FileNotFoundError:  # another writer took the temporary for a dead one's
-                        if attempt == 2 or not path.parent.is_dir():
+                        if not path.parent.is_dir():
                             raise
+                _write_whole(temporary, data)
+                return move(temporary, path)
             except OSError:
                 _forget(temporary)
                 raise
@@ -365,6 +343,26 @@ def _sync_directory(path: Path) -> None:
                 raise
         finally:
             os.close(handle)
+
+
+def _link_first(temporary: Path, path: Path) -> bool:
+    """Gives a temporary its name unless that is taken; False where it is."""
+    try:
+        _link(temporary, path)
+    except FileExistsError:
+        _discard(temporary)
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without hard links: the lock that records are made under has to do.
+        if os.path.lexists(path):
+            _discard(temporary)
+            return False
+        _rename(temporary, path)
+        return True
+    _discard(temporary)
+    return True
 
 
 def _discard(temporary: Path) -> None:

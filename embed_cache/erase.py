@@ -43,7 +43,7 @@ from embed_cache.manifest import (
     unseal_json,
 )
 from embed_cache.place import TEMPORARY, Place, place_of
-from embed_cache.segment import PlannedSegment, entry_of, plan_file, plan_files, read_or_none, read_plan, shape_of
+from embed_cache.segment import PlannedSegment, entry_of, plan_file, plan_files, read_or_none, read_plan, settle, shape_of
 from embed_cache.store import erasure_names, is_store, read_head
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ def erase(uri: str | os.PathLike[str], *, ids: Collection[str], keyed_hash: str,
     with place.locked():
         carry_out(place)
         manifest = read_head(place)
-        settle(place, len(manifest.segments) if manifest else 0)
+        settle_open(place, len(manifest.segments) if manifest else 0)
         record = seal_json(_plan_erasure(place, manifest, set(ids), keyed_hash, note))
         numbers = [int(name.rpartition("/")[2].partition(".")[0]) for name in erasure_names(place)]
         name = f"{ERASURES}/{max(numbers, default=-1) + 1:05d}.json"
@@ -136,7 +136,7 @@ def carry_out(place: Place) -> None:
         names = open_erasures(place, manifest)
         if not names:
             return
-        settle(place, len(manifest.segments) if manifest else 0)
+        settle_open(place, len(manifest.segments) if manifest else 0)
         _discard_temporaries(place)
         changed: dict[str, FileEntry] = {}
         for name in names:
@@ -179,15 +179,15 @@ def _is_open(place: Place, item: SegmentErasure) -> bool:
     return sealed_hash(data) == item.plan_before
 
 
-def settle(place: Place, number: int) -> None:
-    """Staged files of committed parts of an open segment get their places."""
+def settle_open(place: Place, number: int) -> None:
+    """Staged files of committed parts of a segment that is not sealed get their places."""
     shape = _open_shape(place, number)
-    for part in range(shape.num_parts) if shape else ():
-        record = _record(place, shape, part) if shape else None
+    if shape is None:
+        return
+    for part in range(shape.num_parts):
+        record = _record(place, shape, part)
         if record is not None:
-            staged = {f"{entry.path}.{record.writer}.tmp": entry.path for entry in record.files}
-            sizes = place.sizes(list(staged))
-            place.adopt([path for name, path in staged.items() if sizes[name] is not None], record.writer)
+            settle(place, record)
 
 
 def _open_shape(place: Place, number: int) -> SegmentShape | None:

@@ -12,7 +12,7 @@ class StaleStore(StoreError):
 
 
 class IncompleteStore(StoreError):
-    """The store has no head yet, or an erasure is unfinished: it must not be read."""
+    """The store has no head yet: it must not be read."""
 
 
 class DamagedStore(StoreError):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embed_cache.erase import carry_out, open_erasures, settle
+from embed_cache.erase import carry_out, open_erasures, settle_open
 from embed_cache.errors import DamagedStore, StoreError
 from embed_cache.layout import (
     ERASURES,
@@ -95,7 +95,7 @@ def repair(uri: str | os.PathLike[str]) -> RepairReport:
         if manifest is None:
             raise StoreError(f"{place.label()} is not complete. Run the command that makes it again to finish it.")
         carry_out(place)
-        settle(place, len(manifest.segments))
+        settle_open(place, len(manifest.segments))
         place.clean()
         head_bytes = place.read(HEAD)
         manifest = parse_head(head_bytes, place.label(HEAD))
@@ -429,7 +429,7 @@ def _rebuilt_head(place: Place) -> Manifest:
         if len(records) < shape.num_parts:
             files = {path: entry for path, entry in files.items() if not path.startswith(f"{shape.folder}/")}
             break
-        settle(place, number)
+        settle_open(place, number)
         widths = _widths_on_disk(place, shape)
         index = index_files(shape, records, widths)
         place.write({name: data for name, data in index.items() if _bytes(place, name) != data})

@@ -45,6 +45,13 @@ def index_files(shape: SegmentShape, records: Sequence[Record], widths: Mapping[
     return _index_arrays(shape, arrays)
 
 
+def settle(place: Place, record: Record) -> None:
+    """Puts the staged files of a committed part into their places, whoever staged them."""
+    staged = {entry.path: f"{entry.path}.{record.writer}.tmp" for entry in record.files}
+    sizes = place.sizes(list(staged.values()))
+    place.adopt([path for path, name in staged.items() if sizes[name] is not None], record.writer)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedSegment:
     """What plan.json and the arrays it lists say."""

@@ -48,7 +48,17 @@ from embed_cache.manifest import (
 )
 from embed_cache.place import TEMPORARY, Place, place_of
 from embed_cache.plan import Plan, encode_name, make_plan
-from embed_cache.segment import entry_of, index_files, plan_file, plan_files, planned_strings, read_or_none, read_plan, shape_of
+from embed_cache.segment import (
+    entry_of,
+    index_files,
+    plan_file,
+    plan_files,
+    planned_strings,
+    read_or_none,
+    read_plan,
+    settle,
+    shape_of,
+)
 from embed_cache.store import EmbeddingStore, erasure_names, is_store, open_at, read_head
 
 MAX_TEXT_BYTES = 256  # of a reason or a fingerprint
@@ -319,7 +329,7 @@ class Writer:
             if records[-1].plan != self._plan_hash:
                 raise StoreError(f"{place.label(name)} is of another plan. Run the same command again.")
             files |= {name: entry_of(name, data), **{entry.path: entry for entry in records[-1].files}}
-            self._settle(records[-1])
+            settle(place, records[-1])
         index = index_files(shape, records)
         place.write(index)
         # What was erased while there was no head is listed by the first one.
@@ -439,12 +449,6 @@ class Writer:
         # Staged first: a file that gets its name between two looks is seen at the second.
         sizes = self.place.sizes([*staged.values(), *staged])
         return all(entry.size in (sizes[entry.path], sizes[staged[entry.path]]) for entry in record.files)
-
-    def _settle(self, record: Record) -> None:
-        """Puts the staged files of a record into place."""
-        staged = {entry.path: f"{entry.path}.{record.writer}.tmp" for entry in record.files}
-        sizes = self.place.sizes(list(staged.values()))
-        self.place.adopt([path for path, name in staged.items() if sizes[name] is not None], record.writer)
 
     def _read(self, name: str) -> bytes:
         try:

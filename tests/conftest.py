@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +36,30 @@ class Cohort:
         """Its plain cines, without the stills and Doppler files among them."""
         rows = pq.read_table(self.root / "truth.parquet", columns=["content", "path"]).to_pylist()
         return sorted(self.root / row["path"] for row in rows if row["content"] == "cine")
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of an S3 server on loopback."""
+    moto_server = pytest.importorskip("moto.server", reason="needs the extra dev: moto[s3]")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    found = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    found.start()
+    yield "http://{}:{}".format(*found.get_host_and_port())
+    found.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch):
+    """A new bucket, found through the environment alone."""
+    import boto3
+
+    secrets = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
+    for name, value in {"AWS_ENDPOINT_URL": s3_server, **secrets}.items():
+        monkeypatch.setenv(name, value)
+    name = f"lab-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1").create_bucket(Bucket=name)
+    return f"s3://{name}"
 
 
 @pytest.fixture(scope="session")

@@ -206,6 +206,8 @@ class Pool(Generic[T, R]):
             self._wake_write.send_bytes(b"w")
 
     def _pump(self) -> None:
+        # Processes are started from here and inherit it: Ctrl-C reaches the whole group, and would find them half imported.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             while not self._stop:
                 self._give()
@@ -334,7 +336,6 @@ class _Worker:
 
 def _serve(connection: Connection[Any, Any], serve: _Serve[Any, Any]) -> None:
     """The process's side: tasks in, results out, until the connection closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     _end_with_parent()
     try:

@@ -1,30 +1,9 @@
 """Import, info, diff, verify and erase of a store in a bucket: against a real S3 server on loopback."""
 
-import logging
-
-import pytest
 from command_line import ecgecho, must
 from vector_files import live_rows, make_folder
 
 from ecgecho import convert
-
-moto_server = pytest.importorskip("moto.server", reason="needs the extra dev: moto[server]")
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    import boto3
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
-    settings = {"ENDPOINT_URL": address, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1"}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    boto3.client("s3", endpoint_url=address, region_name="us-east-1").create_bucket(Bucket="lab")
-    yield "s3://lab"
-    server.stop()
 
 
 def test_the_commands_take_a_bucket(bucket, tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -160,26 +158,14 @@ def test_a_limit_on_the_process_counts_as_the_end_of_memory(monkeypatch):
     assert places.free_memory() == 12345
 
 
-def test_a_store_in_a_bucket_is_read_whole_or_refused(tmp_path, monkeypatch):
-    moto_server = pytest.importorskip("moto.server", reason="needs the extra dev: moto[server]")
-    boto3 = pytest.importorskip("boto3")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    boto3.client("s3", endpoint_url=url, region_name="us-east-1").create_bucket(Bucket="lab")
+def test_a_store_in_a_bucket_is_read_whole_or_refused(bucket, tmp_path):
     local = [make_store(tmp_path / "a", extra=5), make_store(tmp_path / "b", seed=1)]
-    remote = [make_store("s3://lab/a", extra=5), local[1]]
+    remote = [make_store(f"{bucket}/a", extra=5), local[1]]
     rows = np.random.default_rng(0).permutation(sum(len(s) for s in local))
     assert torch.equal(Table(local, "moments", CPU).gather(rows), Table(remote, "moments", CPU).gather(rows))
     for one, two in zip(
         Table(local, "frames", CPU).gather_ragged(rows), Table(remote, "frames", CPU).gather_ragged(rows), strict=True
     ):
         assert torch.equal(one, two)
-    with pytest.raises(UserError, match="s3://lab/a.*local disk"):
+    with pytest.raises(UserError, match=f"{bucket}/a.*local disk"):
         Table(remote, "moments", CPU, "mapped")
-    server.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 
 import numpy as np
 import pytest
@@ -12,36 +11,6 @@ from store_cases import IDENTITY, begin, finish, heal, make, row_of
 
 import embed_cache
 from embed_cache import StoreError, Writer, objects, place
-
-moto_server = pytest.importorskip("moto.server", reason="needs the extra dev: moto[server]")
-
-
-@pytest.fixture(scope="module")
-def server():
-    import logging
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    found = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    found.start()
-    yield "http://{}:{}".format(*found.get_host_and_port())
-    found.stop()
-
-
-@pytest.fixture
-def bucket(server, monkeypatch):
-    """A new bucket, found through the environment alone."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    import boto3
-
-    name = f"lab-{uuid.uuid4().hex[:12]}"
-    boto3.client("s3", endpoint_url=server, region_name="us-east-1").create_bucket(Bucket=name)
-    return f"s3://{name}"
 
 
 def test_a_store_in_a_bucket_has_the_content_of_one_in_a_folder(bucket, tmp_path):

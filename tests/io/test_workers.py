@@ -41,6 +41,8 @@ def act(task: str) -> object:
         return len(np.ones(4 * GIB, np.uint8))
     if task == "refuse":
         raise ItemError("still", "one frame", outcome="excluded")
+    if task == "signals":
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     if task == "bug":
         raise TypeError("no such thing")
     if task == "unsendable":
@@ -74,6 +76,11 @@ def children() -> set[int]:
 def test_every_task_has_one_result_with_its_position(workers):
     results = dict(run_bounded(square, range(20), workers=workers, timeout_s=30, memory_bytes=GIB))
     assert results == {n: Done(value=n * n) for n in range(20)}
+
+
+def test_ctrl_c_is_for_the_parent_alone():
+    """The terminal sends it to the whole group: a worker that is still importing would print its traceback."""
+    assert [result for _, result in run_bounded(act, ["signals"], workers=1, timeout_s=30, memory_bytes=0)] == [Done(value=True)]
 
 
 def test_hang_crash_memory_and_refusal_cost_one_item_each_and_no_process_stays():
