@@ -26,14 +26,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ecgecho.types import Json, UserError
+from ecgecho.types import EcgSource, Json, UserError
 
 VERSION = 1
 SPLITS = ("train", "val", "test", "none")
@@ -66,9 +66,24 @@ SCHEMAS: dict[str, pa.Schema] = {
         kind_or_null=_TEXT,
         num_frames_or_null=pa.int32(),
         view_or_null=_TEXT,
+        admission_id_or_null=_TEXT,
     ),
-    # path is that of the WFDB header without `.hea`, or of any other file that `io.read_ecg` takes
-    "ecgs": _schema(ecg_id=_TEXT, subject_id=_TEXT, path=_TEXT, time_or_null=_TIME),
+    # path is that of the WFDB header without `.hea`, or of any other file that `io.read_ecg` takes; row is that of an array
+    # which holds many recordings; start_s and duration_s name an excerpt; leads ("I,II,..."), fs_hz and unit (mv, uv, zscore)
+    # are given where the file does not say them
+    "ecgs": _schema(
+        ecg_id=_TEXT,
+        subject_id=_TEXT,
+        path=_TEXT,
+        time_or_null=_TIME,
+        row_or_null=pa.int64(),
+        start_s_or_null=pa.float64(),
+        duration_s_or_null=pa.float64(),
+        leads_or_null=_WORD,
+        fs_hz_or_null=pa.float64(),
+        unit_or_null=_WORD,
+        admission_id_or_null=_TEXT,
+    ),
     # ecg_id where the text is the report of that ECG; source is machine_report, discharge, ...
     "texts": _schema(
         text_id=_TEXT,
@@ -190,18 +205,61 @@ class Catalog:
         _check_labels(self, table)
         return table
 
+    def ecg_sources(self, ecgs: pa.Table) -> dict[str, EcgSource]:
+        """For each of these rows of `ecgs` that is not simply all of its file: by id, what to read of it."""
+        names = ("row", "start_s", "duration_s", "leads", "fs_hz", "unit")
+        given = [ecgs[name] for name in names]
+        if all(column.null_count == len(column) for column in given):
+            return {}
+        found = {}
+        for ecg_id, row, start_s, duration_s, leads, fs_hz, unit in zip(
+            ecgs["ecg_id"].to_pylist(), *(column.to_pylist() for column in given), strict=True
+        ):
+            try:
+                found[ecg_id] = EcgSource(
+                    row=row,
+                    start_s=start_s or 0.0,
+                    duration_s=duration_s,
+                    leads=tuple(lead.strip() for lead in leads.split(",")) if leads else (),
+                    fs_hz=fs_hz,
+                    unit=unit,
+                )
+            except ValueError as error:
+                raise UserError(f"{self.path / 'ecgs.parquet'}: ECG {ecg_id}: {error}.") from error
+        return found
+
     def file(self, path: str) -> Path:
         """Where a path of `clips` or `ecgs` lies on this machine."""
         return self.root / path
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexOptions:
+    """What `ecgecho index` takes for every dataset."""
+
+    window_days: tuple[float, float] = (-30.0, 30.0)
+    """A study belongs to an ECG when its time minus that of the ECG lies between these, ends included."""
+    match: Literal["nearest", "all"] = "nearest"
+    """One study an ECG, or one row of `pairs` for every study in the window."""
+    same_admission: bool = False
+    """Only studies of the admission that the ECG belongs to."""
+    waveforms: bool = False
+    """Read every ECG once, for the table of defects."""
+    pseudonymise: str = ""
+    """File with a key: ids become keyed hashes, dates are shifted by subject. Empty leaves a dataset's public ids."""
+    workers: int = 2
+    """Processes that read headers and waveforms; 0 reads in this one."""
+
+
 class Dataset(Protocol):
     """What `build(config)` of a dataset module returns."""
 
-    def index(self, root: Path, out: Path, progress: Progress | None = None) -> Catalog:
+    def index(
+        self, root: Path, out: Path, progress: Progress | None = None, options: IndexOptions = IndexOptions()
+    ) -> Catalog:
         """Write the catalog of the files under `root` into the folder `out`, or find it made already."""
 
-    def inspect(self, root: Path, out: Path) -> Json:
+    def inspect(self, root: Path, out: Path, options: IndexOptions = IndexOptions()) -> Json:
         """What `index` would find; writes nothing."""
 
 

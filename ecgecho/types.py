@@ -80,6 +80,28 @@ class EcgRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EcgSource:
+    """Which recording of a file is meant, and what its dataset says of it where the file is silent."""
+
+    row: int | None = None
+    """Of an array that holds many recordings."""
+    start_s: float = 0.0
+    duration_s: float | None = None
+    """An excerpt; None is all from `start_s` on."""
+    leads: tuple[str, ...] = ()
+    fs_hz: float | None = None
+    unit: Literal["mv", "uv", "zscore"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.row is not None and self.row < 0:
+            raise ValueError(f"row is {self.row}; rows count from 0")
+        if not 0 <= self.start_s < float("inf") or (self.duration_s is not None and not 0 < self.duration_s < float("inf")):
+            raise ValueError(f"an excerpt from {self.start_s} s of {self.duration_s} s cannot be")
+        if self.fs_hz is not None and not 0 < self.fs_hz < float("inf"):
+            raise ValueError(f"fs_hz is {self.fs_hz}; it must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
     """One ultrasound region (0018,6011): an inclusive pixel box and what it shows."""
 
