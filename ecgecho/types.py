@@ -99,6 +99,8 @@ class EcgSource:
             raise ValueError(f"an excerpt from {self.start_s} s of {self.duration_s} s cannot be")
         if self.fs_hz is not None and not 0 < self.fs_hz < float("inf"):
             raise ValueError(f"fs_hz is {self.fs_hz}; it must be positive")
+        if self.unit not in (None, "mv", "uv", "zscore"):
+            raise ValueError(f"unit is {self.unit!r}; it must be mv, uv or zscore")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
