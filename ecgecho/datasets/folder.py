@@ -23,6 +23,7 @@ import pyarrow as pa
 from ecgecho import catalog, keys
 from ecgecho.catalog import SCHEMAS, Catalog, Progress
 from ecgecho.datasets import _headers
+from ecgecho.io.scan import File
 from ecgecho.pairs import SPLIT_VERSION, WINDOW_DAYS, assign_splits, check_window, make_pairs, private_family
 from ecgecho.types import Json, UserError
 
@@ -68,8 +69,8 @@ def build(config: Config) -> Folder:
 class Walk:
     """The files below a root that may be echo or ECG."""
 
-    echo: tuple[_headers.File, ...]
-    ecg: tuple[_headers.File, ...]
+    echo: tuple[File, ...]
+    ecg: tuple[File, ...]
     others: int
 
 
@@ -101,7 +102,7 @@ class Folder:
         if (made := self._made(root, out, walk)) is not None:
             return made
         memory = [out / "headers.jsonl", out.with_name(f".{out.name}.{ids.key_id}.headers.jsonl")]
-        scan = _headers.scan(
+        scan = _headers.scan_headers(
             root, walk.echo, memory=memory, remember=ids.remember, workers=self.config.workers, progress=progress
         )
         headers = scan.headers
@@ -132,7 +133,7 @@ class Folder:
                 "missing": _missing(walk),
                 "inputs": None if scan.retry else self._inputs(root, out, walk, ids.key_id),  # None: the next index tries again
             },
-            keep={"headers.jsonl": scan.lines(walk.echo)},
+            keep={"headers.jsonl": scan.lines},
         )
         memory[-1].unlink(missing_ok=True)
         return result
@@ -211,7 +212,7 @@ def _walk(root: Path, own: tuple[Path, ...]) -> Walk:
             except OSError:
                 others += 1
                 continue
-            file = _headers.File(path=path.relative_to(root).as_posix(), size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+            file = File(path=path.relative_to(root).as_posix(), size=stat.st_size, mtime_ns=stat.st_mtime_ns)
             suffix = path.suffix.lower()
             if suffix == ".hea":
                 ecg.append(file)
@@ -328,7 +329,7 @@ def _missing(walk: Walk) -> list[str]:
     ]
 
 
-def _top(file: _headers.File, ids: Ids) -> str:
+def _top(file: File, ids: Ids) -> str:
     """The subject named by the first folder; empty for a file that lies in the root itself."""
     folder, below, _ = file.path.partition("/")
     return ids.of("subject", folder) if below else ""

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from ecgecho import catalog
 from ecgecho.catalog import SCHEMAS, Catalog, Progress, nearest
 from ecgecho.datasets import _headers, _tables
+from ecgecho.io.scan import File
 from ecgecho.pairs import SPLIT_VERSION, WINDOW_DAYS, assign_splits, check_window, family_of, make_pairs
 from ecgecho.types import Json, UsageError, UserError
 
@@ -204,12 +205,12 @@ class MimicIv:
         for path in paths:
             try:
                 stat = (root / path).stat()
-                files.append(_headers.File(path=path, size=stat.st_size, mtime_ns=stat.st_mtime_ns))
+                files.append(File(path=path, size=stat.st_size, mtime_ns=stat.st_mtime_ns))
             except OSError:
                 missing += 1
         found.defect("clips", "missing_file", "listed, not there", missing)
         keep = ("kind", "num_frames", "code", "defects")
-        scan = _headers.scan(
+        scan = _headers.scan_headers(
             root,
             files,
             memory=_memory(out),
@@ -225,7 +226,7 @@ class MimicIv:
             clips = clips.set_column(
                 clips.column_names.index(name), name, pa.array(found_here, SCHEMAS["clips"].field(name).type)
             )
-        return clips, scan.lines(files), not scan.retry and not missing
+        return clips, scan.lines, not scan.retry and not missing
 
 
 @dataclass(frozen=True, slots=True)
