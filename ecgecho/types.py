@@ -65,6 +65,8 @@ class EcgRecord:
     """(C,), False for a lead that holds a NaN."""
     unit: Literal["mv", "zscore"]
     fs_hz: float
+    defects: tuple[str, ...] = ()
+    """Codes of what the reader had to mend or could not check, e.g. "header_line_fused"."""
 
     def __post_init__(self) -> None:
         if self.signal.ndim != 2 or self.signal.shape[0] != len(self.leads) or self.signal.shape[1] < 1:
