@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgecho.catalog import SCHEMAS, SPLITS, Catalog, cine_rows, nearest, subject_tag
+from ecgecho.catalog import SCHEMAS, SPLITS, Catalog, IndexOptions, cine_rows, nearest, subject_tag
 from ecgecho.types import I64, Task, UsageError, UserError
 
 F64 = npt.NDArray[np.float64]
@@ -127,7 +127,7 @@ def check_together(catalogs: Sequence[Catalog]) -> list[str]:
 
 
 def make_pairs(
-    ecgs: pa.Table, clips: pa.Table, texts: pa.Table, subjects: pa.Table, *, window_days: float = WINDOW_DAYS
+    ecgs: pa.Table, clips: pa.Table, texts: pa.Table, subjects: pa.Table, options: IndexOptions = IndexOptions()
 ) -> pa.Table:
     """The table `pairs`: for every ECG its text and the nearest study with cines of the same subject within the window.
 
@@ -135,6 +135,7 @@ def make_pairs(
     days; exactly `window_days` is within; of two studies equally near, the earlier one, then the first by id. An ECG or a
     study without a time has no neighbour. Of several texts of an ECG the first in the table is taken.
     """
+    window_days = max(abs(end) for end in options.window_days)
     check_window(window_days)
     studies = _studies(clips)
     found = nearest_in_time(ecgs, studies, window_days)

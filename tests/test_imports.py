@@ -35,7 +35,7 @@ ALLOWED = {
     "evals": {"stats", "types"},
     "encoders": {"nn", "types"},
     "teachers": {"echo", "types"},
-    "datasets": {"catalog", "pairs", "io", "keys", "types"},
+    "datasets": {"catalog", "pairs", "io", "keys", "plugins", "types"},
     "pairs": {"catalog", "types"},
     "catalog": {"types"},
     "io": {"types"},

@@ -7,20 +7,23 @@ are ignored. Every value stays a string here (ids keep their zeros); an empty fi
 from __future__ import annotations
 
 import csv
+import fnmatch
 import gzip
 import hashlib
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from ecgecho.catalog import nearest
+from ecgecho.catalog import SCHEMAS, conform, nearest
 from ecgecho.types import Json, UserError
 
 MAX_DEPTH = 3  # folders below ROOT, e.g. mimiciv/3.1/hosp
@@ -32,25 +35,42 @@ BLOCK_BYTES = 64 << 20  # of text; a row (a clinical note) must fit into one
 _CROWDED = re.compile(r"^(p\d+|s\d{6,}|\..*|.*\.zarr|__MACOSX)$")
 
 
-def find_tables(root: Path, parts: Mapping[str, Sequence[str]]) -> dict[str, Path]:
-    """For each part the one table with one of its names, at most MAX_DEPTH folders below `root`.
+def find_parts(root: Path, parts: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    """For each part the one table, file or folder with one of its names, at most MAX_DEPTH folders below `root`.
 
-    Two candidates for one part are a UserError that names both.
+    A name that ends in / is a folder's; one with * is a pattern, and the part is the folder that holds such files. Two
+    candidates for one part are a UserError that names both: two copies, or two versions, of one dataset.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the folder that holds the dataset.")
-    part_of = {plain_name(name): part for part, names in parts.items() for name in names}
+    names = [(part, name) for part, several in parts.items() for name in several]
+    tables = {plain_name(name): part for part, name in names if name.endswith(".csv")}
+    files = {name.lower(): part for part, name in names if not name.endswith((".csv", "/")) and "*" not in name}
+    folders = {name[:-1].lower(): part for part, name in names if name.endswith("/")}
+    patterns = [(name.lower(), part) for part, name in names if "*" in name]
     found: dict[str, list[Path]] = {}
-    for folder, below, files in os.walk(root, followlinks=True):
-        depth = len(Path(folder).relative_to(root).parts)
-        below[:] = sorted(name for name in below if not _CROWDED.match(name)) if depth < MAX_DEPTH else []
-        for name in sorted(files):
-            if name.lower().endswith((".csv", ".csv.gz")) and not name.startswith(".") and plain_name(name) in part_of:
-                found.setdefault(part_of[plain_name(name)], []).append(Path(folder) / name)
+    for place, below, inside in os.walk(root, followlinks=True):
+        here = Path(place)
+        for name in below:
+            if name.lower() in folders:
+                found.setdefault(folders[name.lower()], []).append(here / name)
+        deep = len(here.relative_to(root).parts) >= MAX_DEPTH
+        below[:] = [] if deep else sorted(n for n in below if not _CROWDED.match(n) and n.lower() not in folders)
+        for name in sorted(inside):
+            lower = name.lower()
+            if name.startswith("."):
+                continue
+            if lower.endswith((".csv", ".csv.gz")) and plain_name(name) in tables:
+                found.setdefault(tables[plain_name(name)], []).append(here / name)
+            elif lower in files:
+                found.setdefault(files[lower], []).append(here / name)
+            for pattern, part in patterns:
+                if fnmatch.fnmatch(lower, pattern) and here not in found.get(part, ()):
+                    found.setdefault(part, []).append(here)
     for part, paths in found.items():
         if len(paths) > 1:
-            names = " and ".join(str(path) for path in paths[:4])
-            raise UserError(f"two tables for the part {part!r}: {names}. Keep one below {root}, or give a narrower ROOT.")
+            both = " and ".join(str(path) for path in paths[:4])
+            raise UserError(f"two candidates for the part {part!r}: {both}. Keep one below {root}, or give a narrower ROOT.")
     return {part: found[part][0] for part in parts if part in found}
 
 
@@ -62,17 +82,33 @@ def plain_name(name: str) -> str:
 def fingerprint(path: Path) -> Json:
     """What a table was when it was read: size, and its hash where it is small, else its time."""
     stat = path.stat()
+    if path.is_dir():
+        return {}
     if stat.st_size > HASHED_BYTES:
         return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     return {"size": stat.st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def header_of(path: Path) -> list[str]:
+def listing(root: Path, paths: Iterable[str]) -> Json:
+    """What files were when they were read: how many, and a hash of their names, sizes and times."""
+    digest, number = hashlib.sha256(), 0
+    for path in paths:
+        try:
+            stat = (root / path).stat()
+        except OSError:
+            continue
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        number += 1
+    return {"number": number, "sha256": digest.hexdigest()}
+
+
+def header_of(path: Path, *, delimiter: str = ",", encoding: str = "utf-8") -> list[str]:
     """The column names of a table."""
     try:
         with _open(path) as stream:
             first = stream.readline(MAX_HEADER_BYTES)
-        names = next(csv.reader([first.decode("utf-8-sig")]), [])
+        text = first.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+        names = next(csv.reader([text], delimiter=delimiter), [])
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {_why(error)}. Fetch it again.") from error
     if not names:
@@ -80,11 +116,13 @@ def header_of(path: Path) -> list[str]:
     return names
 
 
-def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+def read_table(
+    path: Path, required: Sequence[str], optional: Sequence[str] = (), *, delimiter: str = ",", encoding: str = "utf-8"
+) -> pa.Table:
     """The columns named, as trimmed strings; an optional one that the file lacks is null."""
-    names = _file_names(path, required, optional)
+    names = _file_names(path, required, optional, delimiter, encoding)
     try:
-        table = arrow_csv.read_csv(path, **_options(names, quoted_lines=False))
+        table = arrow_csv.read_csv(path, **_options(names, quoted_lines=False, delimiter=delimiter, encoding=encoding))
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read: {_why(error)}. Fetch it again.") from error
     return _renamed(table, names, (*required, *optional))
@@ -110,6 +148,72 @@ def require(table: pa.Table, columns: Sequence[str], path: Path) -> pa.Table:
     return table
 
 
+def once(rows: pa.Table, key: str, path: Path) -> tuple[pa.Table, int]:
+    """`rows` without repeats of the same row, and how many those were; one `key` for two different rows is a UserError."""
+    rows = rows.combine_chunks()
+    ids = codes(rows[key])
+    kept, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    if len(kept) == len(ids):
+        return rows, 0
+    twin = pa.array(first[inverse])
+    for name in rows.column_names:
+        column = rows[name].combine_chunks()
+        differs = pc.fill_null(pc.not_equal(column, column.take(twin)), False)
+        if (row := int(pc.index(differs, True).as_py())) >= 0:
+            raise UserError(
+                f"{path}: {key} {rows[key][row]} stands twice with different {name!r}; two versions may be mixed. Fetch it again."
+            )
+    return rows.take(pa.array(np.sort(first))), len(ids) - len(kept)
+
+
+def codes(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Equal numbers for equal ids."""
+    return np.asarray(ids.combine_chunks().dictionary_encode().indices, np.int64)
+
+
+def below(root: Path, place: Path, paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Paths beside a table, or inside a folder, -> paths below the root."""
+    bad = pc.match_substring_regex(paths, r"^[/\\]|(^|[/\\])\.\.([/\\]|$)")
+    if (row := int(pc.index(bad, True).as_py())) >= 0:
+        raise UserError(
+            f"{place}: the path {paths[row].as_py()!r} in data row {row + 1} leaves the folder of the table. Fetch it again."
+        )
+    folder = (place if place.is_dir() else place.parent).relative_to(root).as_posix()
+    return paths if folder == "." else pc.binary_join_element_wise(folder, paths, "/")
+
+
+def label_rows(
+    name: str,
+    value: Any,
+    *,
+    subject_id: pa.ChunkedArray | pa.Array,
+    unit: str | None,
+    source: str,
+    definition: str | pa.ChunkedArray | pa.Array,
+    ecg_id: pa.ChunkedArray | pa.Array | None = None,
+    study_id: pa.ChunkedArray | pa.Array | None = None,
+    time: pa.ChunkedArray | pa.Array | None = None,
+) -> pa.Table:
+    """Rows of the labels table, one for each value that is not null; `value` is an array of numbers."""
+    values = (value if isinstance(value, (pa.Array, pa.ChunkedArray)) else pa.array(value)).cast(pa.float64())
+    n = len(values)
+    empty = pa.nulls(n, pa.string())
+    rows = pa.table(
+        {
+            "subject_id": subject_id,
+            "study_id": empty if study_id is None else study_id,
+            "ecg_id": empty if ecg_id is None else ecg_id,
+            "time": pa.nulls(n, pa.timestamp("us")) if time is None else time,
+            "name": constant(name, n),
+            "value": values,
+            "unit": pa.nulls(n, SCHEMAS["labels"].field("unit").type) if unit is None else constant(unit, n),
+            "source": constant(source, n),
+            "definition": constant(definition, n) if isinstance(definition, str) else definition.cast(pa.string()),
+        }
+    )
+    return conform("labels", rows.filter(pc.is_finite(pc.fill_null(rows["value"], float("nan")))), f"labels {name}")
+
+
 def times(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Dates with or without a time of day -> timestamps; null where it is neither."""
     text = pc.replace_substring_regex(column, r"^(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d)?(\.\d+)?Z?$", r"\1 \2\3")
@@ -132,9 +236,11 @@ def constant(value: str, length: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), length), pa.array([value]))
 
 
-def _file_names(path: Path, required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
+def _file_names(
+    path: Path, required: Sequence[str], optional: Sequence[str], delimiter: str = ",", encoding: str = "utf-8"
+) -> dict[str, str]:
     """For each wanted column that is there, its name in the file."""
-    there = header_of(path)
+    there = header_of(path, delimiter=delimiter, encoding=encoding)
     plain = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in there}
     if len(plain) < len(there):
         twice = next((name for name in there if there.count(name) > 1), "")
@@ -142,18 +248,18 @@ def _file_names(path: Path, required: Sequence[str], optional: Sequence[str]) ->
             raise UserError(f"{path} has the column {twice!r} twice; fetch it again.")
     names = {}
     for name in (*required, *optional):
-        if (key := name.replace("_", "")) in plain:
+        if (key := re.sub(r"[^a-z0-9]", "", name.lower())) in plain:
             names[name] = plain[key]
         elif name in required:
             raise UserError(f"{path} has no column {name!r}.{nearest(name, there)}")
     return names
 
 
-def _options(names: Mapping[str, str], *, quoted_lines: bool) -> Json:
+def _options(names: Mapping[str, str], *, quoted_lines: bool, delimiter: str = ",", encoding: str = "utf-8") -> Json:
     columns = list(dict.fromkeys(names.values()))
     return {
-        "read_options": arrow_csv.ReadOptions(block_size=BLOCK_BYTES),
-        "parse_options": arrow_csv.ParseOptions(newlines_in_values=quoted_lines),
+        "read_options": arrow_csv.ReadOptions(block_size=BLOCK_BYTES, encoding=encoding),
+        "parse_options": arrow_csv.ParseOptions(newlines_in_values=quoted_lines, delimiter=delimiter),
         "convert_options": arrow_csv.ConvertOptions(
             column_types={name: pa.string() for name in columns},
             include_columns=columns,

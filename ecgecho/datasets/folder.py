@@ -124,7 +124,13 @@ class Folder:
                 "subjects": subjects,
                 "clips": clips,
                 "ecgs": ecgs,
-                "pairs": make_pairs(ecgs, clips, SCHEMAS["texts"].empty_table(), subjects, window_days=self.config.window_days),
+                "pairs": make_pairs(
+                    ecgs,
+                    clips,
+                    SCHEMAS["texts"].empty_table(),
+                    subjects,
+                    _window(self.config.window_days),
+                ),
                 "defects": _defects(defects),
             },
             meta={
@@ -362,3 +368,7 @@ def _dicom_time(digits: str) -> datetime | None:
 
 def _key_file(config: Config, out: Path) -> Path:
     return Path(config.key) if config.key else keys.beside(out)
+
+
+def _window(days: float) -> catalog.IndexOptions:
+    return catalog.IndexOptions(window_days=(-days, days))

@@ -156,7 +156,7 @@ class MimicIv:
         tell("subjects and pairs", 2, 4)
         labels = pa.concat_tables([*echo_labels, *ecg_labels]).unify_dictionaries() if echo_labels or ecg_labels else None
         subjects = _subjects(found, [ecgs, clips, *([labels] if labels is not None else [])])
-        pairs = make_pairs(ecgs, clips, texts, subjects, window_days=self.config.window_days)
+        pairs = make_pairs(ecgs, clips, texts, subjects, _window(self.config.window_days))
         tell("writing", 3, 4)
         result = catalog.write(
             out,
@@ -244,7 +244,7 @@ class _DefectsLater:
 
 
 def _parts(root: Path) -> dict[str, Path]:
-    parts = _tables.find_tables(root, PARTS)
+    parts = _tables.find_parts(root, PARTS)
     if not {"ecg", "echo", "echo measurements"} & set(parts):
         raise UserError(
             f"no table of MIMIC-IV lies in {root} or up to {_tables.MAX_DEPTH} folders below: looked for record_list.csv, "
@@ -661,3 +661,7 @@ def _without_stop(lines: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _codes(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return np.asarray(ids.combine_chunks().dictionary_encode().indices, np.int64)
+
+
+def _window(days: float) -> catalog.IndexOptions:
+    return catalog.IndexOptions(window_days=(-days, days))
