@@ -1,0 +1,207 @@
+"""The engine that all dataset modules share, tried on a dataset of its own: a table of ECGs and a folder of lines."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from ecgecho import keys, pairs
+from ecgecho.catalog import IndexOptions
+from ecgecho.datasets import _tables
+from ecgecho.datasets._indexing import Indexed, Reading, Spec, Tables
+from ecgecho.types import ItemError, UserError
+
+ROWS = [
+    "id,person,when,path,ef",
+    "a,1,2020-01-01 10:00:00,lines/a.txt,55",
+    "b,1,2020-01-11 10:00:00,lines/b.txt,130",
+    "c,2,2020-02-01 10:00:00,lines/c.txt,40%",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    factor: int = 1
+
+
+def look(path):
+    with open(path) as file:
+        word = file.read()
+    if word == "bad":
+        raise ItemError("undecodable", "no")
+    return {"word": word}
+
+
+def read(reading: Reading) -> Tables:
+    rows = reading.once("rows", reading.table("rows", ("id", "person", "path", "when"), ("ef", "fold")), "id")
+    paths = reading.below("rows", rows["path"])
+    seen = reading.scan("lines", paths.to_pylist(), look)
+    time = reading.times("rows", "when", rows["when"])
+    ef = reading.within("rows", "ef", reading.numbers("rows", "ef", rows["ef"]), 0, 100)
+    official = pa.table({"subject_id": rows["person"], "split": rows["fold"]}) if rows["fold"].null_count == 0 else None
+    ecgs = pa.table({"ecg_id": rows["id"], "subject_id": rows["person"], "path": paths, "time": time})
+    words = [seen.get(path, {}).get("word", "") for path in paths.to_pylist()]
+    texts = pa.table(
+        {"text_id": rows["id"], "subject_id": rows["person"], "ecg_id": rows["id"], "time": time, "text": words}
+    ).append_column("source", pa.array(["line"] * len(words)))
+    return Tables(
+        ecgs=ecgs,
+        texts=texts if reading.config.factor == 1 else lambda known: [texts.filter(pc.is_in(texts["subject_id"], known))],
+        labels=[
+            _tables.label_rows("lvef", ef, subject_id=rows["person"], ecg_id=rows["id"], unit="%", source="rows", definition="ef")
+        ],
+        people=pa.table({"subject_id": ["1"], "sex": ["female"], "birth_year": pa.array([1950], pa.int32())}),
+        official=official,
+    )
+
+
+SPEC = Spec(name="mini", version=1, parts={"rows": ("rows.csv",), "lines": ("lines/",)}, needs=("rows",), read=read)
+
+
+def write_mini(root, rows=ROWS):
+    (root / "lines").mkdir(parents=True)
+    (root / "rows.csv").write_text("\n".join(rows) + "\n")
+    for name, word in {"a": "one", "b": "bad", "c": "three"}.items():
+        (root / "lines" / f"{name}.txt").write_text(word)
+    return root
+
+
+def index(root, out, config=Config(), **options):
+    return Indexed(spec=SPEC, config=config).index(root, out, options=IndexOptions(workers=0, **options))
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_mini(tmp_path / "root")
+
+
+def defects(made):
+    return {(row["item"], row["code"]): row["count"] for row in made.defects.to_pylist()}
+
+
+def test_what_a_module_reads_becomes_a_catalog(root, tmp_path):
+    made = index(root, tmp_path / "cat")
+    assert made.ecgs["path"].to_pylist() == ["lines/a.txt", "lines/b.txt", "lines/c.txt"]
+    assert {row["ecg_id"]: row["value"] for row in made.labels.to_pylist()} == {"a": 55.0, "c": 40.0}
+    assert made.subjects.select(["subject_id", "sex"]).to_pylist() == [
+        {"subject_id": "1", "sex": "female"},
+        {"subject_id": "2", "sex": None},
+    ]
+    assert made.subjects["split"].to_pylist() == pairs.splits_of("mini", ["1", "2"])
+    found = defects(made)
+    assert found["rows", "out_of_range"] == found["lines", "undecodable"] == found["subjects", "subject_unknown"] == 1
+
+
+def test_texts_that_stream_are_those_given_at_once(root, tmp_path):
+    one, two = index(root, tmp_path / "one"), index(root, tmp_path / "two", Config(factor=2))
+    assert one.texts.equals(two.texts)
+
+
+def test_a_second_index_reads_nothing_and_a_changed_line_alone_is_read_again(root, tmp_path, monkeypatch):
+    index(root, tmp_path / "cat")
+    assert index(root, tmp_path / "cat").unchanged
+    (root / "rows.csv").write_text("\n".join(ROWS[:3]) + "\n")
+    (root / "lines" / "a.txt").write_text("other")
+    looked = []
+    monkeypatch.setattr("test_indexing.look", lambda path: looked.append(path) or {"word": "seen"})
+    made = index(root, tmp_path / "cat")
+    assert [path.rpartition("/")[2] for path in looked] == ["a.txt"]
+    assert defects(made)["lines", "undecodable"] == 1  # remembered
+
+
+def test_a_missing_file_is_told_and_looked_for_again(root, tmp_path):
+    (root / "lines" / "a.txt").unlink()
+    assert defects(index(root, tmp_path / "cat"))["lines", "missing_file"] == 1
+    (root / "lines" / "a.txt").write_text("one")
+    assert ("lines", "missing_file") not in defects(index(root, tmp_path / "cat"))
+
+
+def test_an_official_split_wins_and_two_of_one_subject_are_refused_without_its_id(root, tmp_path):
+    (root / "rows.csv").write_text("\n".join(f"{row},{end}" for row, end in zip(ROWS, ("fold", "test", "test", "val"))))
+    assert index(root, tmp_path / "cat").subjects["split"].to_pylist() == ["test", "val"]
+    (root / "rows.csv").write_text("\n".join(f"{row},{end}" for row, end in zip(ROWS, ("fold", "test", "train", "val"))))
+    with pytest.raises(UserError, match=r"subject #[0-9a-f]{8} is in 'te?\w+' and in 't\w+'; that leaks"):
+        index(root, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("person", "persn"), "rows.csv has no column 'person'. Did you mean 'persn'"),
+        (("b,1,", "a,2,"), "id a stands twice with different 'person'"),
+        (("lines/a.txt", "../a.txt"), "leaves the folder of the table"),
+        (("b,1,", ",1,"), "column 'id' is empty in data row 2"),
+    ],
+)
+def test_a_table_that_cannot_be_trusted_is_refused(root, tmp_path, change, words):
+    (root / "rows.csv").write_text("\n".join(ROWS).replace(*change))
+    with pytest.raises(UserError, match=words.replace("?", r"\?")):
+        index(root, tmp_path / "cat")
+    assert not (tmp_path / "cat").exists()
+
+
+def test_two_copies_of_a_part_are_refused_by_name(root, tmp_path):
+    (root / "v2").mkdir()
+    (root / "v2" / "rows.csv.gz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"two candidates for the part 'rows': .*rows.csv and .*v2/rows.csv.gz"):
+        index(root, tmp_path / "cat")
+
+
+def test_a_root_of_another_dataset_is_refused_and_that_one_named(tmp_path):
+    from mimic_tree import write_tree
+
+    with pytest.raises(UserError, match=r"is not mini: there is no rows.csv in it"):
+        index(write_tree(tmp_path / "root"), tmp_path / "cat")
+
+
+# --- pseudonyms ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def key(tmp_path):
+    keys.make(tmp_path / "lab.key")
+    return str(tmp_path / "lab.key")
+
+
+def test_pseudonyms_leave_the_shape_of_a_catalog_and_none_of_its_ids(root, tmp_path, key):
+    plain, private = index(root, tmp_path / "plain"), index(root, tmp_path / "private", pseudonymise=key)
+    assert private.family == f"private:{private.key_id}"
+    for name in ("subjects", "ecgs", "texts", "labels", "pairs"):
+        one, two = plain.table(name), private.table(name)
+        assert one.num_rows == two.num_rows
+        for column in ("subject_id", "ecg_id", "text_id"):
+            if column in one.column_names:
+                assert not set(one[column].to_pylist()) & set(two[column].to_pylist()) - {None}
+                pattern = [value and one[column].to_pylist().index(value) for value in one[column].to_pylist()]
+                assert pattern == [value and two[column].to_pylist().index(value) for value in two[column].to_pylist()]
+    assert private.subjects["split"].to_pylist() == plain.subjects["split"].to_pylist()
+    assert private.pairs["gap_days"].to_pylist() == plain.pairs["gap_days"].to_pylist()
+
+
+def test_dates_move_by_whole_weeks_alike_for_a_subject_and_not_alike_for_all(root, tmp_path, key):
+    plain, private = index(root, tmp_path / "plain"), index(root, tmp_path / "private", pseudonymise=key)
+    moved = [b - a for a, b in zip(plain.ecgs["time"].to_pylist(), private.ecgs["time"].to_pylist(), strict=True)]
+    assert moved[0] == moved[1] != moved[2]
+    assert all(gap.days % 7 == 0 and gap.days != 0 and gap.seconds == 0 for gap in moved)
+    born = private.subjects["birth_year"].to_pylist()[0]
+    assert abs((born - 1950) * 365.25 - moved[0].days) <= 183
+    assert private.texts["time"].to_pylist()[0] == private.ecgs["time"].to_pylist()[0] != datetime(2020, 1, 1, 10)
+
+
+def test_one_key_gives_the_same_ids_again_and_another_others(root, tmp_path, key):
+    keys.make(tmp_path / "other.key")
+    one, two = index(root, tmp_path / "one", pseudonymise=key), index(root, tmp_path / "two", pseudonymise=key)
+    three = index(root, tmp_path / "three", pseudonymise=str(tmp_path / "other.key"))
+    assert one.ecgs.equals(two.ecgs)
+    assert not set(one.ecgs["ecg_id"].to_pylist()) & set(three.ecgs["ecg_id"].to_pylist())
+    assert one.path.joinpath("catalog.json").read_text().find(str(tmp_path)) == -1
+
+
+def test_a_catalog_with_pseudonyms_is_not_taken_for_one_without(root, tmp_path, key):
+    index(root, tmp_path / "cat")
+    made = index(root, tmp_path / "cat", pseudonymise=key)
+    assert not made.unchanged
+    assert made.key_id
+    assert index(root, tmp_path / "cat", pseudonymise=key).unchanged
