@@ -38,6 +38,8 @@ from ecgecho.types import EcgSource, Json, UserError
 VERSION = 1
 SPLITS = ("train", "val", "test", "none")
 """`none` is a subject who is unknown, or whom the dataset keeps out of every split; `train` refuses it."""
+WAVEFORMS = "waveforms.jsonl"
+"""What looks at the signals remember of them, kept when the catalog is written anew."""
 MAX_ID_BYTES = 64  # embed_cache keeps ids in fixed columns of at most this width
 
 Progress = Callable[[str, int, int], None]
@@ -254,9 +256,7 @@ class IndexOptions:
 class Dataset(Protocol):
     """What `build(config)` of a dataset module returns."""
 
-    def index(
-        self, root: Path, out: Path, progress: Progress | None = None, options: IndexOptions = IndexOptions()
-    ) -> Catalog:
+    def index(self, root: Path, out: Path, progress: Progress | None = None, options: IndexOptions = IndexOptions()) -> Catalog:
         """Write the catalog of the files under `root` into the folder `out`, or find it made already."""
 
     def inspect(self, root: Path, out: Path, options: IndexOptions = IndexOptions()) -> Json:
@@ -344,6 +344,8 @@ def write(
         _check_texts(fresh, fresh.table("texts", columns=("text_id", "subject_id", "ecg_id")))
         _check_labels(fresh, fresh.table("labels", columns=("subject_id", "ecg_id", "study_id")))
         _write_bytes(partial / "catalog.json", _json_bytes({**about, "counts": counts(fresh)}))
+        if (path / WAVEFORMS).is_file():
+            shutil.copyfile(path / WAVEFORMS, partial / WAVEFORMS)
         os.chmod(partial, 0o755 & ~_umask())  # mkdtemp makes it 700
         _swap(partial, path)
     except UserError as error:
@@ -371,6 +373,38 @@ def unchanged(path: Path | str, inputs: Json) -> Catalog | None:
     same = catalog.meta.get("inputs") == json.loads(json.dumps(inputs))
     whole = all((path / f"{name}.parquet").is_file() for name in SCHEMAS)
     return dataclasses.replace(catalog, unchanged=True) if same and whole else None
+
+
+def replace_defects(catalog: Catalog, item: str, rows: Sequence[tuple[str, str, int]]) -> Catalog:
+    """The catalog with other rows (code, detail, count) of one `item` in its table of defects; nothing else changes."""
+    rows = [row for row in rows if row[2]]
+    kept = catalog.defects.filter(pc.not_equal(catalog.defects["item"], item))
+    new = pa.table(
+        {
+            "item": pa.array([item] * len(rows), _TEXT),
+            "code": pa.array([code for code, _, _ in rows], _TEXT),
+            "detail": pa.array([detail for _, detail, _ in rows], _TEXT),
+            "count": pa.array([count for _, _, count in rows], pa.int64()),
+        },
+        schema=SCHEMAS["defects"],
+    )
+    table = pa.concat_tables([kept, new])
+    if table.equals(catalog.defects):
+        return catalog
+    told = {**catalog.meta}
+    if isinstance(told.get("counts"), dict):
+        told["counts"] = {**told["counts"], "defects": int(pc.sum(table["count"]).as_py() or 0)}
+    for name, content in (("defects.parquet", None), ("catalog.json", _json_bytes(told))):
+        partial = catalog.path / f".{name}.{os.getpid()}"
+        try:
+            if content is None:
+                _write_table(partial, "defects", [table])
+            else:
+                _write_bytes(partial, content)
+            os.replace(partial, catalog.path / name)
+        finally:
+            partial.unlink(missing_ok=True)
+    return read(catalog.path)
 
 
 def check_place(path: Path) -> None:

@@ -179,12 +179,21 @@ def index(
     root: Annotated[Path, typer.Argument(help="The dataset's folder.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the catalog.")],
     key: Annotated[Path | None, typer.Option("--key", help="Key file of private ids (datasets that hash ids).")] = None,
+    window_days: Annotated[str, typer.Option(metavar="DAYS|LOW:HIGH", help="Time of an echo minus that of its ECG.")] = "30",
+    match: Annotated[str, typer.Option(help="nearest: one echo study an ECG; all: every one in the window.")] = "nearest",
+    same_admission: Annotated[bool, typer.Option("--same-admission", help="Pair only within a hospital stay.")] = False,
+    waveforms: Annotated[bool, typer.Option("--waveforms", help="Read every ECG once, for the table of defects.")] = False,
+    pseudonymise: Annotated[
+        Path | None, typer.Option("--pseudonymise", metavar="KEYFILE", help="Hash all ids with this key, shift dates.")
+    ] = None,
+    workers: Workers = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is there and what is missing; write nothing.")] = False,
     sets: Set = None,
 ) -> None:
     """Turn a dataset's folder into a catalog: Parquet tables of clips, ECGs, texts, labels, subjects and pairs."""
     from ecgecho import catalog as tables
     from ecgecho import config as configuration
-    from ecgecho import plugins
+    from ecgecho import keys, plugins
 
     module = plugins.load("datasets", dataset)
     settings = configuration.override(module.Config(), sets or [])
@@ -192,16 +201,41 @@ def index(
         settings = configuration.override(settings, [f"key={json.dumps(str(key))}"])
     if not root.is_dir():
         raise usage(f"there is no folder {root}; give the dataset's root folder.")
+    _one_of("--match", match, ("nearest", "all"))
+    options = tables.IndexOptions(
+        window_days=_window(window_days),
+        match=match,  # type: ignore[arg-type]
+        same_admission=same_admission,
+        waveforms=waveforms,
+        pseudonymise="" if pseudonymise is None else str(pseudonymise),
+        workers=_cores(workers),
+    )
+    if pseudonymise is not None and not pseudonymise.exists():
+        if dry_run:
+            raise usage(f"there is no key {pseudonymise}; without --dry-run it would be made.")
+        keys.make(pseudonymise)
+        say(f"made a new key, {pseudonymise}: keep it, nothing else makes the same ids again.")
+    dataset_of = module.build(settings)
+    if dry_run:
+        _show_inspection(dataset_of.inspect(root, out, options))
+        return
     with ProgressBar("index", "files") as bar:
-        catalog = module.build(settings).index(root, out, progress=bar)
-    if catalog.unchanged:
+        catalog = dataset_of.index(root, out, progress=bar, options=options)
+        unchanged = catalog.unchanged
+        if waveforms:
+            from ecgecho import waveforms as signals
+
+            catalog = signals.look(catalog, workers=options.workers, progress=bar)
+    if unchanged and not waveforms:
         print(f"{out} is done: the dataset's files are as they were.")
         return
     description = tables.describe(catalog)
     print(tables.render(description))
     totals = {name: row["all"] for name, row in description["counts"].items() if isinstance(row, dict) and "all" in row}
-    following = f"ecgecho cache-echo {quoted(out)} --teacher demo --out {quoted(out.parent / 'echo.zarr')}"
-    close("index", out, totals, 0, bar.seconds, following)
+    step = "cache-echo" if catalog.clips.num_rows else "cache-ecg"
+    option = "--teacher demo --out" if catalog.clips.num_rows else "--contract echoing_ecg --out"
+    store = out.parent / ("echo.zarr" if catalog.clips.num_rows else "ecg.zarr")
+    close("index", out, totals, 0, bar.seconds, f"ecgecho {step} {quoted(out)} {option} {quoted(store)}")
 
 
 @app.command("cache-echo")
@@ -439,6 +473,25 @@ def _beside(out: Path) -> Path:
     import embed_cache
 
     return Path(out.name) if embed_cache.is_remote(out) else out
+
+
+def _window(word: str) -> tuple[float, float]:
+    """ "30" is from 30 days before to 30 after; "-1:30" from one day before to 30 after."""
+    low, colon, high = word.partition(":")
+    try:
+        return (float(low), float(high)) if colon else (-float(low), float(low))
+    except ValueError as error:
+        raise usage(f"--window-days is {word!r}; give days such as 30, or from:to such as -1:30.") from error
+
+
+def _show_inspection(found: Mapping[str, Any]) -> None:
+    print(f"a dry run: nothing is written. {found['dataset']}, {found['bytes'] / 1e9:.3f} GB of tables and files")
+    for name, what in found["parts"].items():
+        print(f"found {name}: {what}")
+    for what in found["missing"]:
+        print(f"missing: {what}")
+    if found["unchanged"]:
+        print("the catalog is there and up to date.")
 
 
 def _one_of(option: str, word: str, known: tuple[str, ...]) -> None:

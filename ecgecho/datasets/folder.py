@@ -80,7 +80,7 @@ class Folder:
 
     config: Config
 
-    def inspect(self, root: Path, out: Path) -> Json:
+    def inspect(self, root: Path, out: Path, options: catalog.IndexOptions = catalog.IndexOptions()) -> Json:
         """The files found; writes nothing, not even a key."""
         walk = _walk(Path(root), (Path(out), _key_file(self.config, Path(out))))
         return {
@@ -91,7 +91,9 @@ class Folder:
             "unchanged": _key_file(self.config, Path(out)).is_file() and self._made(Path(root), Path(out), walk) is not None,
         }
 
-    def index(self, root: Path, out: Path, progress: Progress | None = None) -> Catalog:
+    def index(
+        self, root: Path, out: Path, progress: Progress | None = None, options: catalog.IndexOptions = catalog.IndexOptions()
+    ) -> Catalog:
         """Write the catalog; when no file was added, changed or removed it is returned as it is."""
         root, out = Path(root), Path(out)
         catalog.check_place(out)

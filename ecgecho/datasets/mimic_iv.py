@@ -122,7 +122,7 @@ class MimicIv:
 
     config: Config
 
-    def inspect(self, root: Path, out: Path) -> Json:
+    def inspect(self, root: Path, out: Path, options: catalog.IndexOptions = catalog.IndexOptions()) -> Json:
         """The parts found and missing; writes nothing."""
         parts = _parts(Path(root))
         return {
@@ -133,7 +133,9 @@ class MimicIv:
             "unchanged": catalog.unchanged(out, self._inputs(Path(root), Path(out), parts)) is not None,
         }
 
-    def index(self, root: Path, out: Path, progress: Progress | None = None) -> Catalog:
+    def index(
+        self, root: Path, out: Path, progress: Progress | None = None, options: catalog.IndexOptions = catalog.IndexOptions()
+    ) -> Catalog:
         """Write the catalog; when it was made from the same tables and settings it is returned as it is."""
         root, out = Path(root), Path(out)
         catalog.check_place(out)

@@ -1,0 +1,72 @@
+"""What only the signals tell: every ECG of a catalog is read once, and what was found joins its table of defects.
+
+Missing samples, flat and clipped leads, voltages that cannot be, leads that contradict Einthoven and Goldberger. The look is
+resumable: what was seen is remembered beside the tables, by file, size and time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from ecgecho import catalog
+from ecgecho.catalog import Catalog, Progress
+from ecgecho.decode import EcgTask, look_at_ecg, wfdb_files
+from ecgecho.io.scan import File, files_at, scan
+from ecgecho.types import Json
+
+ITEM = "waveforms"
+
+
+def look(found: Catalog, *, workers: int, progress: Progress | None = None) -> Catalog:
+    """The catalog with the defects of all its waveforms."""
+    sources = found.ecg_sources(found.ecgs)
+    ids, paths = found.ecgs["ecg_id"].to_pylist(), found.ecgs["path"].to_pylist()
+    names = {path: _on_disk(found, path) for path in dict.fromkeys(paths)}
+    there = {file.path: file for file in files_at(found.root, dict.fromkeys(names.values()))[0]}
+    files, tasks = [], {}
+    missing = 0
+    for ecg_id, path in zip(ids, paths, strict=True):
+        place = there.get(names[path])
+        if place is None:
+            missing += 1
+            continue
+        file = File(path=place.path, size=place.size, mtime_ns=place.mtime_ns, which=ecg_id)
+        files.append(file)
+        tasks[file.key] = EcgTask(path=str(found.file(path)), contract=None, source=sources.get(ecg_id))
+    memory = found.path / catalog.WAVEFORMS
+    seen = scan(
+        found.root,
+        files,
+        _look,
+        memory=[memory],
+        task_of=lambda file: tasks[file.key],
+        workers=workers,
+        progress=None if progress is None else lambda done, total: progress(ITEM, done, total),
+    )
+    memory.write_bytes(seen.lines)  # of files that are gone, nothing is remembered
+    count: Counter[tuple[str, str]] = Counter()
+    for codes in seen.seen.values():
+        count.update((code, "of the signals read") for code in codes["defects"])
+    count.update({(code, "cannot be read"): number for code, number in seen.failures().items()})
+    count["missing_file", "listed, not there"] += missing
+    return catalog.replace_defects(found, ITEM, [(code, detail, number) for (code, detail), number in sorted(count.items())])
+
+
+def note(found: Catalog, codes: Counter[str]) -> Catalog:
+    """The catalog with the defects that a cache job met, unless a look at all waveforms has told more."""
+    if (found.path / catalog.WAVEFORMS).is_file():
+        return found
+    return catalog.replace_defects(
+        found, ITEM, [(code, "of the signals cached", number) for code, number in sorted(codes.items())]
+    )
+
+
+def _look(task: EcgTask) -> Json:
+    return {"defects": look_at_ecg(task)}
+
+
+def _on_disk(found: Catalog, path: str) -> str:
+    """The file that holds the samples, relative to the root."""
+    files = wfdb_files(str(found.file(path)))
+    return Path(files[-1]).relative_to(found.root).as_posix()
