@@ -12,8 +12,8 @@ MAX_BYTES = 4 << 30
 """No input and no decoded clip may be larger: a 10 s cine of 1080 x 1920 at 60 frames/s is 3.5 GiB."""
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a regular file; raises ItemError where there is none, it is empty, or it is too large."""
+def size_of(path: Path, *, most: int = MAX_BYTES) -> int:
+    """Bytes of a regular file; raises ItemError where there is none, it is empty, or it has more than `most`."""
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as err:
@@ -27,14 +27,14 @@ def size_of(path: Path) -> int:
         raise ItemError("not_a_file", f"{path.name} is a folder, a pipe or a device, not a file")
     if found.st_size == 0:
         raise ItemError("empty", f"{path.name} has no bytes")
-    if found.st_size > MAX_BYTES:
-        raise ItemError("too_large", f"{path.name} has {found.st_size} bytes, more than the {MAX_BYTES} a reader takes")
+    if found.st_size > most:
+        raise ItemError("too_large", f"{path.name} has {found.st_size} bytes, more than the {most} a reader takes")
     return found.st_size
 
 
-def read_bytes(path: Path, *, offset: int = 0, size: int | None = None) -> bytes:
-    """`size` bytes from `offset`, or all to the end."""
-    size_of(path)
+def read_bytes(path: Path, *, offset: int = 0, size: int | None = None, most: int = MAX_BYTES) -> bytes:
+    """`size` bytes from `offset`, or all to the end, of a file of at most `most` bytes."""
+    size_of(path, most=most)
     try:
         with path.open("rb") as file:
             file.seek(offset)
