@@ -469,6 +469,7 @@ def describe(catalog: Catalog) -> Json:
         "unchanged": catalog.unchanged,
         "parts": catalog.meta.get("parts", {}),
         "missing": catalog.meta.get("missing", []),
+        "headers": catalog.meta.get("headers", {}),
         "counts": catalog.meta.get("counts") or counts(catalog),
         "defects": catalog.defects.to_pylist(),
     }
@@ -488,6 +489,8 @@ def render(description: Json, max_defects: int = 20) -> str:
         lines.append("labels: " + ", ".join(f"{name} {n:,}" for name, n in total["label_names"].items()))
     lines += [f"found {part}: {path}" for part, path in description["parts"].items()]
     lines += [f"missing: {what}" for what in description["missing"]]
+    for fact, values in description.get("headers", {}).items():
+        lines.append(f"headers, {fact.replace('_', ' ')}: " + ", ".join(f"{value} {n:,}" for value, n in values.items()))
     defects = sorted(description["defects"], key=lambda row: -row["count"])
     if defects:
         lines.append("defects:")

@@ -1,11 +1,12 @@
-"""Headers of echo files, read once, and the rows of defects that they make."""
+"""Headers of echo files, read once: the defects that they make, and what they are like altogether."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydicom
 
@@ -14,7 +15,23 @@ from ecgecho.io import ItemError, scan_echo
 from ecgecho.io.scan import File, scan
 from ecgecho.types import Json
 
-EMPTY: Json = {"kind": None, "num_frames": None, "code": "", "defects": [], "patient": "", "study": "", "time": ""}
+if TYPE_CHECKING:
+    from ecgecho.datasets._indexing import Reading
+
+EMPTY: Json = {
+    "kind": None,
+    "num_frames": None,
+    "code": "",
+    "defects": [],
+    "transfer_syntax": "",
+    "photometric": "",
+    "frame_time_source": "",
+}
+FACTS = ("kind", "transfer_syntax", "photometric", "frame_time_source")
+"""What is counted over all headers; no value of these says anything of a person."""
+PHOTOMETRIC = frozenset(
+    {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"}
+)
 _TAGS = [
     "PatientID",
     "StudyInstanceUID",
@@ -39,10 +56,8 @@ class Headers:
 
 
 def read_header(path: str) -> Json:
-    """Kind, frame count and defects of one echo file; from a DICOM also who, which study and when, as they stand there."""
+    """Kind, frame count, coding and defects of one echo file; nothing of a person."""
     found = dict(EMPTY)
-    if _is_dicom(path):
-        found.update(_identity(path))
     try:
         header = scan_echo(path)
     except ItemError as error:
@@ -50,8 +65,34 @@ def read_header(path: str) -> Json:
             raise
         found["code"] = error.code
         return found
-    found.update(kind=header.kind, num_frames=header.num_frames, defects=list(header.defects))
+    found.update(
+        kind=header.kind,
+        num_frames=header.num_frames,
+        defects=list(header.defects),
+        transfer_syntax=_syntax(header.transfer_syntax),
+        photometric=header.photometric if header.photometric in (*PHOTOMETRIC, "") else "other",
+        frame_time_source=header.frame_time_source,
+    )
     return found
+
+
+def read_identified(path: str) -> Json:
+    """`read_header`, and of a DICOM who, which study and when, as they stand there: for private ids to be made of, never kept."""
+    return {"patient": "", "study": "", "time": "", **(_identity(path) if _is_dicom(path) else {}), **read_header(path)}
+
+
+def scan_clips(reading: Reading, paths: Sequence[str]) -> dict[str, Json]:
+    """The headers of a dataset's clips by path; their defects, and what they are like, join the catalog."""
+    found = reading.scan("clips", paths, read_header)
+    note(reading, list(found.values()))
+    return found
+
+
+def note(reading: Reading, headers: Sequence[Json]) -> None:
+    """Put the defects of headers, and what they are like, into the catalog that is being made."""
+    for row in defects_of(headers):
+        reading.defect(*row)
+    reading.about["headers"] = facts_of(headers)
 
 
 def scan_headers(
@@ -65,7 +106,7 @@ def scan_headers(
 ) -> Headers:
     """What `remember` made of the header of every file; see `io.scan`."""
     tell = None if progress is None else lambda done, total: progress("headers", done, total)
-    found = scan(root, files, read_header, memory=memory, remember=remember, workers=workers, progress=tell)
+    found = scan(root, files, read_identified, memory=memory, remember=remember, workers=workers, progress=tell)
     headers = dict(found.seen)
     for path, code in (*found.failed.items(), *found.retry.items()):
         headers[path] = remember({**EMPTY, "code": code})
@@ -81,6 +122,23 @@ def defects_of(headers: Sequence[Json]) -> list[tuple[str, str, str, int]]:
         if header["kind"] not in (None, "b_mode"):
             number[str(header["kind"]), "no B-mode cine"] = number.get((str(header["kind"]), "no B-mode cine"), 0) + 1
     return [("clips", code, detail, count) for (code, detail), count in sorted(number.items())]
+
+
+def facts_of(headers: Sequence[Json]) -> Json:
+    """How often each kind, transfer syntax, colour tag and source of frame times occurs, most frequent first."""
+    found: Json = {}
+    for name in FACTS:
+        values = Counter(str(header.get(name) or "") or "-" for header in headers if not header["code"])
+        found[name] = dict(sorted(values.items(), key=lambda entry: (-entry[1], entry[0])))
+    return found
+
+
+def _syntax(word: str) -> str:
+    """A transfer syntax with its name, or a container's word; what the standard does not know is "other": it may say anything."""
+    if not word[:1].isdigit():
+        return word if word.isalpha() and len(word) <= 8 else "other"
+    uid = pydicom.uid.UID(word)
+    return f"{word} {uid.name}" if uid.is_valid and uid.name != word else "other"
 
 
 def _is_dicom(path: str) -> bool:

@@ -55,8 +55,8 @@ class Spec:
     version: int
     """Raised when the same files would make another catalog."""
     parts: Mapping[str, Sequence[str]]
-    """Part -> names of its table (case, separators, .csv and .gz play no part), of another file, of a folder ("videos/"), or a
-    pattern with * (the part is then the folder that holds such files)."""
+    """Part -> names of its table (case, separators, .csv and .gz play no part; "A4C/FileList.csv" where the folder decides), of
+    another file, of a folder ("videos/"), or a pattern with * (the part is then the folder that holds such files)."""
     needs: Sequence[str]
     """Parts without which a root is refused."""
     read: Callable[[Reading], Tables]
@@ -81,6 +81,8 @@ class Reading:
     progress: Progress
     defects: list[tuple[str, str, str, int]] = field(default_factory=list)
     scans: dict[str, Scan] = field(default_factory=dict)
+    about: Json = field(default_factory=dict)
+    """What the catalog says of itself besides: `headers`, for one."""
 
     def defect(self, item: str, code: str, detail: str, count: int) -> None:
         """A row of the table of defects; none where the count is 0. Never an id of a person in its words."""
@@ -145,11 +147,13 @@ class Reading:
         place = self.parts[part]
         return list(_files(self.root, place if place.is_dir() else place.parent, tuple(suffixes)))
 
-    def scan(self, item: str, paths: Sequence[str], look: Callable[[str], Json]) -> dict[str, Json]:
+    def scan(
+        self, item: str, paths: Sequence[str], look: Callable[[str], Json], remember: Callable[[Json], Json] | None = None
+    ) -> dict[str, Json]:
         """What `look` (a function of a module, given an absolute path) says of each file, in workers, resumable.
 
         A file that is missing, or that `look` refuses with an ItemError, is a defect and absent from the answer. No
-        identifier of a person may be in what `look` gives: it is remembered beside the catalog.
+        identifier of a person may be in what `look` gives, or in what `remember` makes of it: it is kept beside the catalog.
         """
         files, missing = files_at(self.root, paths)
         found = scan(
@@ -157,6 +161,7 @@ class Reading:
             files,
             look,
             memory=self._memory(item),
+            remember=remember,
             workers=self.options.workers,
             timeout_s=SCAN_TIMEOUT_S,
             progress=lambda done, total: self.progress(item, done, total),
@@ -257,7 +262,10 @@ class Indexed:
         )
 
     def _parts(self, root: Path) -> dict[str, Path]:
-        parts = _tables.find_parts(root, self.spec.parts)
+        try:
+            parts = _tables.find_parts(root, self.spec.parts)
+        except UserError as error:
+            raise UserError(f"{error}{_looks_like(root, self.spec.name, otherwise='')}") from error
         lacks = [name for name in self.spec.needs if name not in parts]
         if lacks and not (self.spec.any_of and len(lacks) < len(self.spec.needs)):
             wanted = ", ".join(" or ".join(self.spec.parts[name]) for name in lacks)
@@ -333,7 +341,12 @@ def write(
             "pairs": private("pairs", pairs),
             "defects": _Defects(reading.defects),  # texts that stream add to them while they are written
         },
-        meta={"split_version": SPLIT_VERSION, **meta, **({"dates": "shifted by subject"} if pseudonyms is not None else {})},
+        meta={
+            "split_version": SPLIT_VERSION,
+            **meta,
+            **reading.about,
+            **({"dates": "shifted by subject"} if pseudonyms is not None else {}),
+        },
         keep=reading.finish(),
     )
     reading.forget()
@@ -396,7 +409,7 @@ def _pseudonyms(options: IndexOptions, family: str, key: keys.Key | None) -> Pse
     return Pseudonyms(key=keys.read(Path(options.pseudonymise)), family=family)
 
 
-def _looks_like(root: Path, asked: str) -> str:
+def _looks_like(root: Path, asked: str, otherwise: str = " Give the folder that the dataset was unpacked into.") -> str:
     """' It looks like X: ...' where the root is another module's dataset."""
     for name in plugins.names("datasets"):
         spec = getattr(plugins.load("datasets", name), "SPEC", None)
@@ -409,7 +422,7 @@ def _looks_like(root: Path, asked: str) -> str:
         there = [part in parts for part in spec.needs]
         if any(there) if spec.any_of else all(there):
             return f" It looks like {name}: `ecgecho index {name} {root} ...`."
-    return " Give the folder that the dataset was unpacked into."
+    return otherwise
 
 
 def _files(root: Path, folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:

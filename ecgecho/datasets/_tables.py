@@ -38,15 +38,16 @@ _CROWDED = re.compile(r"^(p\d+|s\d{6,}|\..*|.*\.zarr|__MACOSX)$")
 def find_parts(root: Path, parts: Mapping[str, Sequence[str]]) -> dict[str, Path]:
     """For each part the one table, file or folder with one of its names, at most MAX_DEPTH folders below `root`.
 
-    A name that ends in / is a folder's; one with * is a pattern, and the part is the folder that holds such files. Two
-    candidates for one part are a UserError that names both: two copies, or two versions, of one dataset.
+    A name that ends in / is a folder's; one with * is a pattern, and the part is the folder that holds such files (or, where
+    it ends in /, such folders); a table may be named with the folder that it lies in ("A4C/FileList.csv"). Two candidates for one part are a UserError that names
+    both: two copies, or two versions, of one dataset.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the folder that holds the dataset.")
     names = [(part, name) for part, several in parts.items() for name in several]
-    tables = {plain_name(name): part for part, name in names if name.endswith(".csv")}
+    tables = {(name.rpartition("/")[0].lower(), plain_name(name)): part for part, name in names if name.endswith(".csv")}
     files = {name.lower(): part for part, name in names if not name.endswith((".csv", "/")) and "*" not in name}
-    folders = {name[:-1].lower(): part for part, name in names if name.endswith("/")}
+    folders = {name[:-1].lower(): part for part, name in names if name.endswith("/") and "*" not in name}
     patterns = [(name.lower(), part) for part, name in names if "*" in name]
     found: dict[str, list[Path]] = {}
     for place, below, inside in os.walk(root, followlinks=True):
@@ -54,14 +55,22 @@ def find_parts(root: Path, parts: Mapping[str, Sequence[str]]) -> dict[str, Path
         for name in below:
             if name.lower() in folders:
                 found.setdefault(folders[name.lower()], []).append(here / name)
+            for pattern, part in patterns:
+                if fnmatch.fnmatch(f"{name.lower()}/", pattern) and here not in found.get(part, ()):
+                    found.setdefault(part, []).append(here)
         deep = len(here.relative_to(root).parts) >= MAX_DEPTH
-        below[:] = [] if deep else sorted(n for n in below if not _CROWDED.match(n) and n.lower() not in folders)
+        held = {name for name in below for pattern, _ in patterns if fnmatch.fnmatch(f"{name.lower()}/", pattern)}
+        below[:] = (
+            [] if deep else sorted(n for n in below if not _CROWDED.match(n) and n.lower() not in folders and n not in held)
+        )
         for name in sorted(inside):
             lower = name.lower()
             if name.startswith("."):
                 continue
-            if lower.endswith((".csv", ".csv.gz")) and plain_name(name) in tables:
-                found.setdefault(tables[plain_name(name)], []).append(here / name)
+            table = [t for t in (("", plain_name(name)), (here.name.lower(), plain_name(name))) if t in tables]
+            if lower.endswith((".csv", ".csv.gz")) and table:
+                for key in table:
+                    found.setdefault(tables[key], []).append(here / name)
             elif lower in files:
                 found.setdefault(files[lower], []).append(here / name)
             for pattern, part in patterns:
