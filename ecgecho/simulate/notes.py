@@ -1,13 +1,13 @@
 """Discharge notes: sections, blanks where names and dates were, an echo paragraph, and what leads a careless reader astray.
 
 A note states the ejection fraction of the echo made during the stay, in one of many forms, or none. Beside it stand traps: values
-of earlier echoes, of relatives, of plans and thresholds. `Note.stated` is what a careful reader takes from it.
+of earlier echoes, of relatives, of plans and thresholds. `Note.stated` is what a careful reader takes from it, `Note.said` the same of all findings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,6 +27,8 @@ class Note:
     text: str
     stated: tuple[int, int] | None
     """Lowest and highest percent; None where it says nothing, or only words."""
+    said: text.Said = field(default_factory=dict)
+    """All that it states of the heart now, the ejection fraction too, as far as it is known to the hand that writes it."""
 
 
 def discharge_note(
@@ -45,9 +47,10 @@ def discharge_note(
     reduced, thick = heart.lvef < 45, heart.wall_mm >= 14
     title = "Mr." if heart.sex == "M" else "Ms."
     stated: tuple[int, int] | None = None
+    said: text.Said = {}
     paragraph, course = "", ""
     if now is not None and rng.random() < ECHO_SHARE:
-        paragraph, stated = _echo(heart, now, rng)
+        paragraph, stated, said = _echo(heart, now, rng)
         course = _course(now, stated, failing, chance[0])
     history = _history(heart, before, rng)
     complaint = "Dyspnea on exertion" if failing else ("Chest pain", "Palpitations", "Fall", "Fever")[int(chance[1] * 4)]
@@ -96,22 +99,27 @@ def discharge_note(
         f"Discharge Instructions:\nDear {title} {BLANK},\nIt was a pleasure taking care of you. {advice}",
         f"Followup Instructions:\n{BLANK}",
     ]
-    return Note(text=" \n" + "\n \n".join(sections) + "\n", stated=stated)
+    return Note(text=" \n" + "\n \n".join(sections) + "\n", stated=stated, said=said | ({"lvef": stated} if stated else {}))
 
 
-def _echo(heart: Heart, now: Reading, rng: np.random.Generator) -> tuple[str, tuple[int, int] | None]:
-    """The paragraph about the echo of this stay, and what it states."""
+def _echo(heart: Heart, now: Reading, rng: np.random.Generator) -> tuple[str, tuple[int, int] | None, text.Said]:
+    """The paragraph about the echo of this stay, the ejection fraction that it states, and what else."""
     low, high = now.lvef, now.lvef_upper
     exact = f"{low}-{high}%" if high > low else f"{low}%"
     kind = int(rng.integers(6))
     if kind == 0:
-        parts = text.findings(heart, now, rng)
-        return f"TTE ({BLANK}): " + " ".join(body for _, body in parts), (low, high)
+        parts = text.findings_said(heart, now, rng)
+        told: text.Said = {}
+        for _, _, part in parts:
+            told |= part
+        return f"TTE ({BLANK}): " + " ".join(body for _, body, _ in parts), (low, high), told
     if kind == 1:
-        return f"ECHO {BLANK}:\nConclusions: " + " ".join(text.conclusion(heart, now, rng)), (low, high)
+        lines, told = text.conclusion_said(heart, now, rng)
+        return f"ECHO {BLANK}:\nConclusions: " + " ".join(lines), (low, high), told
+    aside, beside = _aside(heart, now)
     if kind == 2:
         low, high = 5 * (low // 5), 5 * (low // 5) + 5
-        return f"TTE showed EF {low}-{high}%, {_aside(heart, now)}.", (low, high)
+        return f"TTE showed EF {low}-{high}%, {aside}.", (low, high), beside
     if kind == 3:
         ends = (
             f"EF {exact}",
@@ -119,32 +127,44 @@ def _echo(heart: Heart, now: Reading, rng: np.random.Generator) -> tuple[str, tu
             f"LV EF of {exact}",
             f"EF = {low} %" if high == low else f"EF = {low} to {high} %",
         )
-        return f"TTE {BLANK} - {ends[int(rng.integers(4))]}, {_aside(heart, now)}.", (low, high)
+        return f"TTE {BLANK} - {ends[int(rng.integers(4))]}, {aside}.", (low, high), beside
     if kind == 4 and low >= 52:
         words = ("no evidence of systolic dysfunction", "nl biventricular fxn", "preserved EF (>55%)", "LV systolic function wnl")
         pick = int(rng.integers(4))
         stated = (55, 100) if pick == 2 and low >= 55 else None
         if pick == 2 and low < 55:
             pick = 0
-        return f"TTE w/ {words[pick]}, no WMA, no pericardial effusion.", stated
+        good: text.Said = {"lv_function": (0, 0), "wall_motion": (0, 0), "effusion": (0, 0)}
+        both: text.Said = {"rv_function": (0, 0)} if pick == 1 else {}
+        return f"TTE w/ {words[pick]}, no WMA, no pericardial effusion.", stated, good | both
     if kind == 4:
-        return f"TTE w/ {text.function_grade(low)} LV systolic fxn, {_aside(heart, now)}.", None
-    return f"Cardiac imaging: echo {BLANK} w/ LVEF {exact}. {_aside(heart, now).capitalize()}.", (low, high)
+        step = text.function_step(low)
+        return f"TTE w/ {text.function_grade(low)} LV systolic fxn, {aside}.", None, beside | {"lv_function": (step, step)}
+    return f"Cardiac imaging: echo {BLANK} w/ LVEF {exact}. {aside.capitalize()}.", (low, high), beside
 
 
-def _aside(heart: Heart, now: Reading) -> str:
-    found = []
+def _aside(heart: Heart, now: Reading) -> tuple[str, text.Said]:
+    """What else is mentioned, and what it states."""
+    found: list[str] = []
+    said: text.Said = {}
     if now.wall_mm >= 13.5:
         found.append("LVH")
+        said["lvh"] = text.SOME
     if heart.infarct != "none" and heart.infarct_size > 0.3:
         found.append(f"{heart.infarct} hypokinesis")
+        said["wall_motion"] = text.SOME
     if heart.mitral_regurgitation >= 2:
         found.append("2+ MR" if heart.mitral_regurgitation == 2 else "severe MR")
+        said["mr"] = (heart.mitral_regurgitation,) * 2
     if heart.aortic_stenosis >= 2:
         found.append("mod AS" if heart.aortic_stenosis == 2 else "severe AS")
+        said["as"] = (heart.aortic_stenosis,) * 2
     if now.rvsp_mmhg > 40:
         found.append(f"PASP {round(now.rvsp_mmhg)}")
-    return ", ".join(found) if found else "no significant valvular disease"
+        said["pasp_mmhg"] = (round(now.rvsp_mmhg),) * 2
+    if found:
+        return ", ".join(found), said
+    return "no significant valvular disease", {"valve_disease": (0, 1)}
 
 
 def _course(now: Reading, stated: tuple[int, int] | None, failing: bool, chance: float) -> str:

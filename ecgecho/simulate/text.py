@@ -22,6 +22,10 @@ VIEW_NAMES = {
     "psax": "parasternal short axis view",
     "subcostal": "subcostal view",
 }
+Said = dict[str, tuple[float, float]]
+"""What a text states, by the names of `ecgecho.notes`: lowest and highest number or grade (0 none, 0.5 trace, 1 mild, 2, 3 severe)."""
+SOME = (0.5, 3.0)
+"""A finding that is stated without its grade."""
 WALLS = {"anterior": "anterior wall and apex", "inferior": "inferior wall", "lateral": "lateral wall"}
 
 
@@ -240,6 +244,11 @@ def full_report(heart: Heart, reading: Reading, rng: np.random.Generator) -> str
 
 def findings(heart: Heart, reading: Reading, rng: np.random.Generator) -> list[tuple[str, str]]:
     """(section, sentences), as far as this reader writes them."""
+    return [(name, body) for name, body, _ in findings_said(heart, reading, rng)]
+
+
+def findings_said(heart: Heart, reading: Reading, rng: np.random.Generator) -> list[tuple[str, str, Said]]:
+    """`findings` with what each section states, by the hand that writes it."""
     chance = rng.random(16)
     thick, size = _grade(reading.wall_mm, (11.5, 13.5, 15.5)), _cavity(heart, reading)
     shape = "symmetric" if abs(reading.septal_mm - reading.posterior_mm) < 2 else "asymmetric septal"
@@ -248,12 +257,21 @@ def findings(heart: Heart, reading: Reading, rng: np.random.Generator) -> list[t
     )
     cavity = "normal cavity size" if size == 0 else f"{GRADES[size]} cavity dilation"
     left = [f"{walls}{' with' if chance[0] < 0.5 else '. There is'} {cavity}."]
+    of_left: Said = {
+        "lvh": (thick, thick),
+        "lv_dilation": (size, size),
+        "lv_function": (function_step(reading.lvef),) * 2,
+        "lvef": (reading.lvef, reading.lvef_upper),
+    }
     if heart.infarct != "none" and heart.infarct_size > 0.25:
         left.append(f"There is {'akinesis' if heart.infarct_size > 0.6 else 'hypokinesis'} of the {WALLS[heart.infarct]}.")
+        of_left["wall_motion"] = SOME
     elif reading.lvef < 50 and chance[1] < 0.7:
         left.append("There is global hypokinesis.")
+        of_left["wall_motion"] = SOME
     elif chance[1] < 0.4:
         left.append("No regional wall motion abnormality is seen.")
+        of_left["wall_motion"] = (0, 0)
     left.append(
         f"Overall left ventricular systolic function is {function_grade(reading.lvef)} ({ejection_fraction(reading, rng)})."
     )
@@ -261,19 +279,32 @@ def findings(heart: Heart, reading: Reading, rng: np.random.Generator) -> list[t
         left.append("Diastolic function could not be graded in atrial fibrillation.")
     atrium = _grade(reading.la_ml / heart.bsa_m2, (35, 42, 49))
     right, weak = _grade(reading.rv_mm, (41.5, 46, 51)), reading.tapse_mm < 16
-    found = [
-        ("LEFT ATRIUM", "Normal left atrial size." if atrium == 0 else f"The left atrium is {GRADES[atrium]}ly dilated."),
-        ("LEFT VENTRICLE", " ".join(left)),
+    stenosis = heart.aortic_stenosis
+    # "Structurally normal with good leaflet excursion" does not speak of stenosis.
+    of_valve: Said = {} if stenosis == 0 and chance[3] >= 0.6 else {"as": (stenosis, stenosis)}
+    found: list[tuple[str, str, Said]] = [
+        ("LEFT ATRIUM", "Normal left atrial size." if atrium == 0 else f"The left atrium is {GRADES[atrium]}ly dilated.", {}),
+        ("LEFT VENTRICLE", " ".join(left), of_left),
         (
             "RIGHT VENTRICLE",
             f"{'Normal' if right == 0 else 'Mildly dilated' if right == 1 else 'Dilated'} right ventricular cavity with "
             f"{'depressed' if weak else 'normal'} free wall motion.",
+            ({"rv_dilation": (1, 1)} if right == 1 else {"rv_dilation": SOME} if right else {})
+            | {"rv_function": SOME if weak else (0, 0)},
         ),
-        ("AORTIC VALVE", _aortic(heart, reading, chance)),
-        ("MITRAL VALVE", _leak("mitral", heart.mitral_regurgitation, chance[5])),
-        ("TRICUSPID VALVE", _leak("tricuspid", heart.tricuspid_regurgitation, chance[6])),
-        ("PULMONARY ARTERY", _pressure(reading, chance[7])),
-        ("PERICARDIUM", "There is no pericardial effusion." if chance[8] < 0.95 else "There is a trivial pericardial effusion."),
+        ("AORTIC VALVE", _aortic(heart, reading, chance), of_valve | {"ar": (heart.aortic_regurgitation,) * 2}),
+        ("MITRAL VALVE", _leak("mitral", heart.mitral_regurgitation, chance[5]), {"mr": (heart.mitral_regurgitation,) * 2}),
+        (
+            "TRICUSPID VALVE",
+            _leak("tricuspid", heart.tricuspid_regurgitation, chance[6]),
+            {"tr": (heart.tricuspid_regurgitation,) * 2},
+        ),
+        ("PULMONARY ARTERY", *_pressure(reading, chance[7])),
+        (
+            "PERICARDIUM",
+            "There is no pericardial effusion." if chance[8] < 0.95 else "There is a trivial pericardial effusion.",
+            {"effusion": (0, 0) if chance[8] < 0.95 else (0.5, 0.5)},
+        ),
     ]
     shares = (0.9, 1.0, 0.9, 0.9, 0.95, 0.8, 0.8, 0.9)
     return [part for part, share, draw in zip(found, shares, rng.random(len(found)), strict=True) if draw < share]
@@ -281,25 +312,35 @@ def findings(heart: Heart, reading: Reading, rng: np.random.Generator) -> list[t
 
 def conclusion(heart: Heart, reading: Reading, rng: np.random.Generator) -> list[str]:
     """What the reader wants to be read, most important first."""
+    return conclusion_said(heart, reading, rng)[0]
+
+
+def conclusion_said(heart: Heart, reading: Reading, rng: np.random.Generator) -> tuple[list[str], Said]:
+    """`conclusion` and what it states."""
+    said: Said = {"lv_function": (function_step(reading.lvef),) * 2, "lvef": (reading.lvef, reading.lvef_upper)}
     lines = [
         f"{function_grade(reading.lvef).capitalize()} left ventricular systolic function, {ejection_fraction(reading, rng)}."
     ]
     thick, size = _grade(reading.wall_mm, (11.5, 13.5, 15.5)), _cavity(heart, reading)
     if thick:
         lines.append(f"{GRADES[thick].capitalize()} left ventricular hypertrophy.")
+        said["lvh"] = (thick, thick)
     if size:
         lines.append(f"{GRADES[size].capitalize()} left ventricular dilation.")
-    for grade, name in (
-        (heart.aortic_stenosis, "aortic stenosis"),
-        (heart.aortic_regurgitation, "aortic regurgitation"),
-        (heart.mitral_regurgitation, "mitral regurgitation"),
-        (heart.tricuspid_regurgitation, "tricuspid regurgitation"),
+        said["lv_dilation"] = (size, size)
+    for grade, name, short in (
+        (heart.aortic_stenosis, "aortic stenosis", "as"),
+        (heart.aortic_regurgitation, "aortic regurgitation", "ar"),
+        (heart.mitral_regurgitation, "mitral regurgitation", "mr"),
+        (heart.tricuspid_regurgitation, "tricuspid regurgitation", "tr"),
     ):
         if grade >= 2 or (grade == 1 and rng.random() < 0.3):
             lines.append(f"{GRADES[grade].capitalize()} {name}.")
+            said[short] = (grade, grade)
     if reading.rvsp_mmhg > 40:
         lines.append(f"Pulmonary hypertension, estimated systolic pressure {round(reading.rvsp_mmhg)} mmHg.")
-    return lines
+        said |= {"ph": SOME, "pasp_mmhg": (round(reading.rvsp_mmhg),) * 2}
+    return lines, said
 
 
 def function_grade(lvef: int) -> str:
@@ -312,6 +353,11 @@ def function_grade(lvef: int) -> str:
         if lvef < 52
         else "normal"
     )
+
+
+def function_step(lvef: int) -> int:
+    """The number of `function_grade`."""
+    return sum(lvef < limit for limit in (30, 40, 52))
 
 
 def ejection_fraction(reading: Reading, rng: np.random.Generator) -> str:
@@ -353,12 +399,14 @@ def _leak(valve: str, grade: int, chance: float) -> str:
     return f"{GRADES[grade].capitalize()} {amount} {valve} regurgitation is seen."
 
 
-def _pressure(reading: Reading, chance: float) -> str:
+def _pressure(reading: Reading, chance: float) -> tuple[str, Said]:
     if reading.rvsp_mmhg <= 36:
-        return (
-            "Normal pulmonary artery systolic pressure."
-            if chance < 0.8
-            else "The pulmonary artery systolic pressure could not be determined."
-        )
-    grade = "mild" if reading.rvsp_mmhg < 45 else "moderate" if reading.rvsp_mmhg < 60 else "severe"
-    return f"There is {grade} pulmonary artery systolic hypertension (estimated {round(reading.rvsp_mmhg)} mmHg)."
+        if chance < 0.8:
+            return "Normal pulmonary artery systolic pressure.", {"ph": (0, 0)}
+        return "The pulmonary artery systolic pressure could not be determined.", {}
+    step = 1 if reading.rvsp_mmhg < 45 else 2 if reading.rvsp_mmhg < 60 else 3
+    mmhg = round(reading.rvsp_mmhg)
+    return (
+        f"There is {GRADES[step]} pulmonary artery systolic hypertension (estimated {mmhg} mmHg).",
+        {"ph": (step, step), "pasp_mmhg": (mmhg, mmhg)},
+    )
