@@ -22,7 +22,7 @@ from ecgecho.types import F32, EcgRecord, EcgSource, ItemError
 
 def read(path: Path, root: Element, source: EcgSource) -> EcgRecord:
     """The strip in mV."""
-    strips = [strip for strip in root.iter() if strip.tag.lower() == "stripdata" and any(xml.named(strip, "WaveformData"))]
+    strips = [strip for strip in root.iter() if strip.tag.lower() == "stripdata" and xml.child(strip, "WaveformData") is not None]
     if len(strips) != 1:
         code = "unsupported_format" if strips else "no_rhythm"
         raise ItemError(code, f"{path.name} has {len(strips)} strips with waveforms; one is read")
