@@ -424,6 +424,24 @@ def evaluate(
     close("eval", out, {"rows": len(result["rows"])}, 0, time.monotonic() - began, "", quiet=as_json)
 
 
+@app.command()
+def doctor(
+    root: Annotated[Path | None, typer.Argument(help="A dataset's folder or a catalog; without it, the machine alone.")] = None,
+    dataset: Annotated[str, typer.Option(help="The dataset module to try on ROOT (default: all).")] = "",
+    out: Annotated[Path | None, typer.Option("--out", help="Where a job would write (default: here).")] = None,
+    teacher: Annotated[str, typer.Option(help="A teacher whose weights are to be tried.")] = "",
+    weights: Annotated[str, typer.Option(help="Local file of the teacher's weights.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check a machine, a dataset and weights before a long job: each fault with what mends it."""
+    from ecgecho import doctor as story
+
+    findings = story.examine(root, out=out, teacher=teacher, weights=weights, dataset=dataset)
+    print(json.dumps(story.to_json(findings), indent=1) if as_json else story.render(findings))
+    if not story.healthy(findings):
+        raise typer.Exit(1)
+
+
 @app.command("list")
 def list_plugins(
     kind: Annotated[str, typer.Argument(help="teachers, methods, encoders, datasets or evals.")],

@@ -12,8 +12,10 @@ STORIES = {"cache", "cluster", "train", "evaluate", "embed", "convert", "report"
 FOUNDATION = {"types", "config", "plugins"}
 COMMANDS = STORIES | FOUNDATION | {"catalog", "log", "embed_cache", "ecgecho", "terminal"}
 ALLOWED = {
-    "cli": COMMANDS | {"cli_store", "job"},
+    "cli": COMMANDS | {"cli_store", "job", "doctor", "waveforms", "keys"},
     "cli_store": COMMANDS | {"difference", "export", "exchange", "foreign"},
+    "doctor": {"config", "plugins", "catalog", "io", "types"},
+    "waveforms": {"catalog", "decode", "io", "types"},
     "terminal": {"log", "report", "types"},
     "cache": FOUNDATION | {"embed_cache", "job", "pipeline", "decode", "io", "echo", "ecg", "catalog", "keys", "ecgecho"},
     "job": {"embed_cache", "pipeline", "io", "types", "ecgecho"},
@@ -21,7 +23,8 @@ ALLOWED = {
     "decode": {"io", "echo", "ecg", "plugins", "types"},
     "cluster": FOUNDATION | {"embed_cache", "cache", "job", "catalog", "ecgecho"},
     "train": FOUNDATION | {"state", "optim", "dist", "log", "data", "catalog", "pairs", "stats", "embed_cache", "ecgecho"},
-    "evaluate": FOUNDATION | {"state", "optim", "log", "data", "catalog", "pairs", "stats", "embed", "embed_cache", "ecgecho"},
+    "evaluate": FOUNDATION
+    | {"state", "optim", "log", "data", "catalog", "pairs", "tasks", "stats", "embed", "embed_cache", "ecgecho"},
     "embed": FOUNDATION | {"state", "data", "catalog", "pairs", "ecg", "log", "embed_cache", "ecgecho"},
     "convert": {"embed_cache", "exchange", "foreign", "job", "io", "types"},
     # foreign reads other people's files, in bounded workers, and makes moments of them as cache does
@@ -30,13 +33,14 @@ ALLOWED = {
     "exchange": {"types"},
     "difference": {"embed_cache", "parts"},
     "parts": {"embed_cache"},
-    "data": {"embed_cache", "catalog", "pairs", "types", "config"},
+    "data": {"embed_cache", "catalog", "pairs", "tasks", "types", "config"},
     "methods": {"nn", "losses", "ecg", "dist", "config", "types"},
     "evals": {"stats", "types"},
     "encoders": {"nn", "types"},
     "teachers": {"echo", "types"},
     "datasets": {"catalog", "pairs", "io", "keys", "plugins", "types"},
     "pairs": {"catalog", "types"},
+    "tasks": {"catalog", "pairs", "types"},
     "catalog": {"types"},
     "io": {"types"},
     "losses": {"types"},
