@@ -22,7 +22,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Literal
 
 VERSION = 1
@@ -176,7 +176,10 @@ _HEADINGS: tuple[tuple[Section, str], ...] = (
         r"|pmhx?|pmh/psh|psh|past history|cardiac risk factors|history",
     ),
     ("family", r"family (?:medical )?(?:history|hx)|fhx?|family"),
-    ("presentation", r"history of (?:the )?present(?:ing)? illness|hpi|present illness|chief complaint|reason for admission|presentation"),
+    (
+        "presentation",
+        r"history of (?:the )?present(?:ing)? illness|hpi|present illness|chief complaint|reason for admission|presentation",
+    ),
     (
         "results",
         r"(?:pertinent |relevant |other |key )?(?:results|studies|imaging|data|labs|diagnostics)|laboratory data|cardiac (?:imaging|studies)"
@@ -208,7 +211,7 @@ _STUDY = re.compile(
     re.IGNORECASE,
 )
 _PAST_STUDY = re.compile(
-    r"[ \t#*-]{0,6}(?:prior|previous|old|last|remote|osh|outside(?: hospital)?|baseline|most recent prior)\s[^:.\n]{0,30}"
+    r"[ \t#*-]{0,6}(?:prior(?! to\b)|previous|old|last|remote|osh|outside(?: hospital)?|baseline|most recent prior)\s[^:.\n]{0,30}"
     r"(?:tte|tee|echo|transthoracic|imaging|stud)",
     re.IGNORECASE,
 )
@@ -259,34 +262,18 @@ def _heading(line: str) -> Section | None:
     return None if match is None else _section_named(" ".join(match[1].lower().split()))
 
 
-@cache
-def _section_named_cached(title: str) -> Section | None:
+@lru_cache(4096)
+def _section_named(title: str) -> Section | None:
     for section, pattern in _HEADING_OF:
         if pattern.fullmatch(title):
             return section
     return None
 
 
-def _section_named(title: str) -> Section | None:
-    # Only titles that could be headings are kept; notes have any number of other words before a colon.
-    return _section_named_cached(title) if any(word in title for word in _TITLE_WORDS) else None
-
-
-_TITLE_WORDS = (
-    "history", "hx", "pmh", "psh", "cardiac", "family", "fh", "hpi", "illness", "complaint", "reason", "present", "results", "studies",
-    "imaging", "data", "labs", "diagnos", "radiology", "micro", "reports", "course", "summary", "assessment", "a/p", "issues", "problems",
-    "impression", "transitional", "follow", "plan", "recommend", "instructions", "to do", "exam", "allerg", "service", "attending",
-    "medications", "discharge", "procedure", "facility",
-)  # fmt: skip
-
-_MARKS = (
-    "ef", "eject", "systolic", "ventric", "lv", "rv", "hypertroph", "dilat", "enlarge", "kine", "wma", "wall", "steno", "regurg",
-    "insuff", "valv", "pasp", "pulm", "pericard", "diastolic", "sept", "ivs", "relaxation", "restrictive", "pseudonormal", "phtn",
-    "as", "ar", "ai", "mr", "ms", "tr", "ts", "pr", "pi", "ps", "cavity", "motion", "function", "fxn",
-)  # fmt: skip
 _MARK = re.compile(
-    r"(?:ef\b|lvef|ejection|systolic|ventric|\blv|\brv|hypertroph|dilat|enlarge|kine[st]|wma|wall[ -]|stenosis|regurg|insuffic|valv"
-    r"|pasp|pulm|pericard|diastolic|septal|septum|\bivs|relaxation|pseudonorm|phtn|\b(?:as|ar|ai|mr|ms|tr|ts|pr|pi|ps)\b|cavity)"
+    r"\b(?=[abcdefhilmnprstvw])(?:[lr]v|ef\b|hf\w{1,3}ef\b|eject|ej\b|systolic|ventric|bivent|hypertroph|dilat|non-?dilat|enlarge|(?:hypo|a|dys)kine[st]"
+    r"|s?[rf]?wma|wall|stenosis|regurg|insuffic|valv|e?pasp|spap|pap|pulm|pah|pericard|diastolic|sept|ivsd?\b|interventric|intraventric|relaxation|pseudonorm|p?phtn"
+    r"|(?:as|ar|ai|mr|ms|tr|ts|pr|pi|ps|ph|pa)\b|infero|posterior|restrictive|cavity|chamber|thick|fxn)"
 )
 _STOP = re.compile(r"[.!?](?=\s)|;(?=\s)")
 _NO_STOP = re.compile(r"(?:\b(?:dr|mr|mrs|ms|vs|approx|est|mod|sev|pt|no|st|incl|w|a\.m|p\.m|i\.e|e\.g))\.$")
@@ -299,22 +286,25 @@ def _sentences(text: str) -> Iterator[_Sentence]:
     if len(low) != len(plain):  # some capitals become two letters
         low = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in plain)
     where = places(text)
-    first = begin = -1
-    past = False
-    for row, (start, end) in enumerate(zip(where.starts, where.ends, strict=True)):
-        if where.paragraphs[row] != first:
-            first, begin = where.paragraphs[row], start
-            past = bool(_PAST_STUDY.match(plain, start, start + 80))
-        if not _MARK.search(low, start, end):
+    paragraphs = where.paragraphs
+    marks = [match.start() for match in _MARK.finditer(low)]
+    after = 0
+    for mark in marks:
+        if mark < after:
             continue
-        for a, b in _cut(low, start, end):
-            if _MARK.search(low, a, b):
+        row = bisect.bisect_right(where.starts, mark) - 1
+        head = bisect.bisect_left(paragraphs, paragraphs[row])
+        begin = where.starts[head]
+        past = _PAST_STUDY.match(plain, begin, begin + 80) is not None
+        after = where.ends[row]
+        for a, b in _cut(low, where.starts[row], after):
+            if bisect.bisect_left(marks, a) < bisect.bisect_left(marks, b):
                 yield _Sentence(
                     text=plain[a:b],
                     low=low[a:b],
                     start=a,
                     section=where.sections[row],
-                    paragraph=first,
+                    paragraph=paragraphs[row],
                     about=low[max(begin, a - 300) : a],
                     past=past,
                 )
@@ -447,7 +437,9 @@ def _last_grade(low: str, start: int) -> tuple[int, tuple[float, float]] | None:
 
 _GRADE_HEAD = re.compile(rf"\bat least\s|{_WORD}")
 
-_DENY = re.compile(r"(?:\b(?:no|not|without|w/o|denies|denied|absence of|absent|negative for|free of|never|neither|nor|lacks?)\b|\bw/out\b)")
+_DENY = re.compile(
+    r"(?:\b(?:no|not|without|w/o|denies|denied|absence of|absent|negative for|free of|never|neither|nor|lacks?)\b|\bw/out\b)"
+)
 _DENY_ENDS = re.compile(
     r"\b(?:but|however|although|though|except|which|has|have|had|shows?|showed|showing|revealed|is|are|was|were|there|normal|preserved"
     r"|with|now|found|noted|remains?)\b|[:()]|\d"
@@ -502,7 +494,16 @@ def _of_sentence(sentence: _Sentence) -> list[Finding]:
         hits += _pressure(sentence)
     if "pericardial" in low:
         hits += [_need(_graded(sentence, "effusion", m.start(), m.end())) for m in _EFFUSION.finditer(low)]
-    if "thick" in low or "ivs" in low or "sept" in low or "lvpw" in low or "pwt" in low or "dimension" in low or "diameter" in low or "lv" in low:
+    if (
+        "thick" in low
+        or "ivs" in low
+        or "sept" in low
+        or "lvpw" in low
+        or "pwt" in low
+        or "dimension" in low
+        or "diameter" in low
+        or "lv" in low
+    ):
         hits += _lengths(sentence)
     return [_placed(hit, sentence, hits) for hit in _apart(hits)]
 
@@ -530,7 +531,7 @@ _OP = r"(?:>\s?/?=|<\s?/?=|>|<|\u2265|\u2264|greater than(?: or equal to)?|more 
 _VALUE = (
     rf"(?P<op>{_OP})?\s{{0,2}}~?\s?(?<![\d.])(?P<a>{_NUMBER})(?P<p1>{_PERCENT})?"
     rf"(?:\s{{0,2}}(?P<sep>-{{1,2}}>?|to|through|and)\s{{0,2}}(?P<b>{_NUMBER})(?![\d])(?P<p2>{_PERCENT})?)?"
-    r"(?![\d])(?!\.\d)(?!\s?/)(?!\s?(?:mm|cm|ml|bpm|mg|years?|y/?o|yo|days?|weeks?|wks?|months?|hours?|l\b|lbs?|kg|g\b|am\b|pm\b|:\d))"
+    r"(?![\d])(?!\.\d)(?!\s?/)(?!\s?(?:mm|cm|ml|bpm|mg|years?|y/?o|yo|days?|weeks?|wks?|months?|hours?|l\b|lbs?|kg|g\b|am\b|pm\b|:\d|'?s\b))"
 )
 _LINK = (
     r"(?:[\s(:=~,*\[)-]|\b(?:is|was|of|at|about|around|approximately|approx|roughly|estimated|est|calculated|measured|visually|visual"
@@ -543,27 +544,58 @@ _LINK = (
 _FRACTION_NAME = r"(?<![a-z])(?:(?:lv|left ventricular)[\s-]{0,2})?(?:lvef|ef|ejection[\s-]{1,2}fraction|ej(?:ect)?\.? fr(?:action|xn)?)(?![a-z])(?!\s?slope)"
 _FRACTION = re.compile(rf"(?P<name>{_FRACTION_NAME})(?P<link>{_LINK}){_VALUE}")
 _FRACTION_LATER = re.compile(rf"{_VALUE}\s{{0,2}}{_FRACTION_NAME}")
-_DECADE = re.compile(rf"(?P<name>{_FRACTION_NAME})(?P<link>{_LINK})(?P<part>low|mid|high|upper)?[\s-]{{0,2}}(?P<tens>[1-7])0'?s\b%?")
+_DECADE = re.compile(
+    rf"(?P<name>{_FRACTION_NAME})(?P<link>{_LINK})(?P<part>low|mid|high|upper)?[\s-]{{0,2}}(?P<tens>[1-7])0'?s\b%?"
+)
 _HF_FRACTION = re.compile(rf"\bhf(?:r|p|mr|imp|rec)ef\s{{0,2}}[(,:]\s{{0,2}}(?:lvef\s|ef\s)?{_VALUE}")
 _RIGHT_BEFORE = re.compile(r"(?:right ventricular|\brv|\brvef|left atrial|\bla)[\s-]{0,2}$")
 _LATER_VALUE = re.compile(
     r"\s{0,2}[,(;]?\s{0,2}(?P<cue>now|currently|today|improved to|decreased to|recovered to|dropped to|down to|up to|increased to|->|to"
     r"|decreased from|improved from|down from|up from|from|previously|prev|prior|was|formerly|compared (?:to|with)|vs\.?|versus|which was"
-    r"|(?:prior|previous|baseline|old|last))\s{0,2}(?:(?:lvef|ef|previously|prior|baseline|of|at|was|is|to be|about|a|an|~)\s{0,2}){0,3}" + _VALUE
+    r"|(?:prior|previous|baseline|old|last))\s{0,2}(?:(?:lvef|ef|previously|prior|baseline|of|at|was|is|to be|about|a|an|~)\s{0,2}){0,3}"
+    + _VALUE
 )
-_CUES_OF_NOW = ("now", "currently", "today", "improved to", "decreased to", "recovered to", "dropped to", "down to", "up to", "increased to", "->", "to")
+_CUES_OF_NOW = (
+    "now",
+    "currently",
+    "today",
+    "improved to",
+    "decreased to",
+    "recovered to",
+    "dropped to",
+    "down to",
+    "up to",
+    "increased to",
+    "->",
+    "to",
+)
 
 
 def _fractions(sentence: _Sentence) -> list[_Hit]:
     low, found = sentence.low, []
     for match in _FRACTION.finditer(low):
         if not _RIGHT_BEFORE.search(low, max(match.start() - 24, 0), match.start()):
-            found += _fraction(low, match, match.start(), re.search(r"\b(?:from|than|previous|prior|previously|last)\b", match["link"]) is not None)
+            found += _fraction(
+                low,
+                match,
+                match.start(),
+                re.search(r"\b(?:from|than|previous|prior|previously|last)\b", match["link"]) is not None,
+            )
     for match in _DECADE.finditer(low):
         if not _RIGHT_BEFORE.search(low, max(match.start() - 24, 0), match.start()):
             tens = 10.0 * int(match["tens"])
             a, b = {"low": (0, 3), "mid": (4, 6), "high": (7, 9), "upper": (7, 9)}.get(match["part"] or "", (0, 9))
-            found.append(_Hit(name="lvef", form="range", low=tens + a, high=tens + b, start=match.start(), end=match.end(), asked=match.start("tens")))
+            found.append(
+                _Hit(
+                    name="lvef",
+                    form="range",
+                    low=tens + a,
+                    high=tens + b,
+                    start=match.start(),
+                    end=match.end(),
+                    asked=match.start("tens"),
+                )
+            )
     for match in _HF_FRACTION.finditer(low):
         found += _fraction(low, match, match.start(), False)
     for match in _FRACTION_LATER.finditer(low):
@@ -581,11 +613,18 @@ def _fraction(low: str, match: re.Match[str], start: int, earlier: bool) -> list
     sep = match["sep"] or ""
     at, end = match.start("a"), match.end()
     if b is not None and (sep == "->" or (sep == "to" and (earlier or a > b))):  # a change, not a range
-        return [_number("lvef", a, None, "", start, match.end("a"), at, "past"), _number("lvef", b, None, "", match.start("b"), end, match.start("b"), "now")]
+        upper = _UPPER.match(low, end)
+        top = float(upper["c"]) if upper is not None else None
+        second = _number("lvef", b, top, "", match.start("b"), end if upper is None else upper.end(), match.start("b"), "now")
+        return [_number("lvef", a, None, "", start, match.end("a"), at, "past"), second]
     if sep == "and" and (b is None or "between" not in match[0]):
         b, end = None, match.end("p1") if match["p1"] else match.end("a")
     hits = [_number("lvef", a, b, match["op"] or "", start, end, at)]
-    if earlier and re.search(r"\b(?:previous|prior|previously|from|last)\b[^0-9]{0,20}$", low[start:at]) and "now" not in low[start:at]:
+    if (
+        earlier
+        and re.search(r"\b(?:previous|prior|previously|from|last)\b[^0-9]{0,20}$", low[start:at])
+        and "now" not in low[start:at]
+    ):
         hits[0] = _number("lvef", a, b, match["op"] or "", start, end, at, "past")
     later = _LATER_VALUE.match(low, end, min(end + 60, len(low)))
     if later is not None and (match["p1"] or match["p2"] or later["p1"] or later["p2"]):
@@ -593,10 +632,23 @@ def _fraction(low: str, match: re.Match[str], start: int, earlier: bool) -> list
         cue = later["cue"]
         if second is not None and not (cue == "to" and not earlier):
             is_now = cue in _CUES_OF_NOW
-            hits.append(_number("lvef", *second, later["op"] or "", later.start("cue"), later.end(), later.start("a"), "now" if is_now else "past"))
+            hits.append(
+                _number(
+                    "lvef",
+                    *second,
+                    later["op"] or "",
+                    later.start("cue"),
+                    later.end(),
+                    later.start("a"),
+                    "now" if is_now else "past",
+                )
+            )
             if is_now:
                 hits[0] = _number("lvef", a, b, match["op"] or "", start, end, at, "past")
     return hits
+
+
+_UPPER = re.compile(r"\s?-\s?(?P<c>[1-8]\d)\s?(?:%|percent)")
 
 
 def _percents(match: re.Match[str]) -> tuple[float, float | None] | None:
@@ -636,16 +688,26 @@ _WHO = r"(?:left|right|ventricular|ventricle|lv|rv|biventricular|bi-?v|global|re
 _NOUN = r"(?:function|fxn|fn|dysfunction|dysfxn|ef|lvef|rvef|ejection fraction)\b"
 _GOOD = r"(?:low[\s-]normal|normal|nl|wnl|within normal limits|preserved|intact|good|hyperdynamic|vigorous|hyper-dynamic|unremarkable)\b"
 _POOR = r"(?:reduced|depressed|decreased|impaired|diminished|low|poor|abnormal|compromised)\b"
-_FUNCTION_BEFORE = re.compile(rf"(?:(?P<good>\b{_GOOD})|(?:(?P<grade>{_GRADE})\s{{1,2}})?\b(?P<poor>{_POOR})|(?P<only>{_GRADE}))(?P<who>{_WHO}{{1,14}}?)(?P<noun>\b{_NOUN})")
-_FUNCTION_BARE = re.compile(rf"(?P<who>\b(?:lv|rv|left ventricular|right ventricular|biventricular|systolic)\b{_WHO}{{0,8}}?)(?P<noun>\b(?:dysfunction|dysfxn)\b)")
+_FUNCTION_BEFORE = re.compile(
+    rf"(?:(?P<good>\b{_GOOD})|(?:(?P<grade>{_GRADE})\s{{1,2}})?\b(?P<poor>{_POOR})|(?P<only>{_GRADE}))(?P<who>{_WHO}{{1,14}}?)(?P<noun>\b{_NOUN})"
+)
+_FUNCTION_BARE = re.compile(
+    rf"(?P<who>\b(?:lv|rv|left ventricular|right ventricular|biventricular|systolic)\b{_WHO}{{0,8}}?)(?P<noun>\b(?:dysfunction|dysfxn)\b)"
+)
 _FUNCTION_AFTER = re.compile(
     rf"(?P<noun>\b(?:function|fxn|fn|ef|lvef|ejection fraction|free wall motion)\b)\s{{0,2}}(?:\([^()]{{0,30}}\)\s{{0,2}})?"
     rf"(?:[:=,-]\s{{0,2}})?(?:(?:is|was|are|were|appears?|appeared|remains?|remained|to be|now|still|overall|both|also)\s{{1,2}}){{0,4}}"
     rf"(?:(?P<good>{_GOOD})|(?:(?P<grade>{_GRADE})\s{{1,2}})?(?P<poor>{_POOR}))"
 )
-_FREE_WALL = re.compile(rf"(?:(?P<good>\b{_GOOD})|(?:(?P<grade>{_GRADE})\s{{1,2}})?\b(?P<poor>{_POOR}))\s{{1,2}}(?:rv\s|right ventricular\s)?free wall (?:motion|function|contractility)")
-_VENTRICLES = re.compile(r"\b(?:(?P<both>biventricular|bi-?v)|(?P<right>right ventric\w*|rv(?:ef)?)|(?P<left>left ventric\w*|lv(?:ef)?))\b")
-_OF_HEART = re.compile(r"\b(?:systolic|lv|rv|(?:left|right) ventric|biventric|bi-?v\b|contractile|pump|ventricular|ef\b|lvef|ejection)")
+_FREE_WALL = re.compile(
+    rf"(?:(?P<good>\b{_GOOD})|(?:(?P<grade>{_GRADE})\s{{1,2}})?\b(?P<poor>{_POOR}))\s{{1,2}}(?:rv\s|right ventricular\s)?free wall (?:motion|function|contractility)"
+)
+_VENTRICLES = re.compile(
+    r"\b(?:(?P<both>biventricular|bi-?v)|(?P<right>right ventric\w*|rv(?:ef)?)|(?P<left>left ventric\w*|lv(?:ef)?))\b"
+)
+_OF_HEART = re.compile(
+    r"\b(?:systolic|lv|rv|(?:left|right) ventric|biventric|bi-?v\b|contractile|pump|ventricular|ef\b|lvef|ejection)"
+)
 _DIAGNOSIS_BEFORE = re.compile(r"(?:failure|hf|chf|cardiomyopathy)\s{1,3}(?:with|w/)\s{0,3}(?:a\s)?$")
 _GOOD_STEPS = {"low normal": (0.0, 1.0), "low-normal": (0.0, 1.0)}
 
@@ -673,13 +735,23 @@ def _functions(sentence: _Sentence) -> list[_Hit]:
                 continue
             if words.get("good"):
                 a, b = _GOOD_STEPS.get(words["good"], (0.0, 0.0))
-                hit = _Hit(name="", form="range" if b else "absent", low=a, high=b, start=match.start(), end=match.end(), asked=match.start())
+                hit = _Hit(
+                    name="",
+                    form="range" if b else "absent",
+                    low=a,
+                    high=b,
+                    start=match.start(),
+                    end=match.end(),
+                    asked=match.start(),
+                )
             else:
                 grade = _steps(words.get("grade") or words.get("only") or "")
                 at = match.start("noun") if pattern is _FUNCTION_AFTER else match.start()
                 hit_or_none = _stated(low, grade, at, match.end())
                 hit = hit_or_none
-            found += [_renamed(hit, name) for name in names if "diastolic" not in phrase or name != "rv_function" or "right" in phrase]
+            found += [
+                _renamed(hit, name) for name in names if "diastolic" not in phrase or name != "rv_function" or "right" in phrase
+            ]
     return found
 
 
@@ -712,10 +784,16 @@ def _whose(low: str, match: re.Match[str]) -> tuple[str, ...]:
         return ()
     if not _OF_HEART.search(phrase):
         tail = low[max(match.start() - 30, 0) : match.start()]
-        if not _OF_HEART.search(tail) or re.search(r"\b(?:renal|kidney|liver|hepatic|thyroid|node|cognitive|lung|pulmonary|diastolic|atrial)\b", tail):
+        if not _OF_HEART.search(tail) or re.search(
+            r"\b(?:renal|kidney|liver|hepatic|thyroid|node|cognitive|lung|pulmonary|diastolic|atrial)\b", tail
+        ):
             return ()
     if "ef" in (words.get("noun") or "") or "ejection" in (words.get("noun") or ""):
-        return ("rv_function",) if _RIGHT_BEFORE.search(low, max(match.start() - 24, 0), match.start("noun")) or "rvef" in phrase else ("lv_function",)
+        return (
+            ("rv_function",)
+            if _RIGHT_BEFORE.search(low, max(match.start() - 24, 0), match.start("noun")) or "rvef" in phrase
+            else ("lv_function",)
+        )
     last = None
     for last in _VENTRICLES.finditer(near):
         pass
@@ -723,7 +801,11 @@ def _whose(low: str, match: re.Match[str]) -> tuple[str, ...]:
         for last in _VENTRICLES.finditer(low, 0, match.start()):
             pass
     if last is None or last["left"]:
-        both = last is not None and re.search(r"\b(?:rv|right ventricular)\s{0,2}(?:and|/|&)\s{0,2}$", low[: last.start()][-28:]) and False
+        both = (
+            last is not None
+            and re.search(r"\b(?:rv|right ventricular)\s{0,2}(?:and|/|&)\s{0,2}$", low[: last.start()][-28:])
+            and False
+        )
         return ("lv_function", "rv_function") if both else ("lv_function",)
     return ("lv_function", "rv_function") if last["both"] else ("rv_function",)
 
@@ -734,7 +816,9 @@ _ITEM = (
 )
 _ITEMS = rf"(?:[\s,/&-]{{1,3}}{_ITEM}\b){{1,20}}"
 _NORMAL_BEFORE = re.compile(rf"\b(?:normal|nl){_ITEMS}")
-_NORMAL_AFTER = re.compile(rf"\b{_ITEM}{_ITEMS}\s{{1,2}}(?:is|are|was|were|appears?)\s(?:all\s|both\s|within\s|grossly\s){{0,2}}normal")
+_NORMAL_AFTER = re.compile(
+    rf"\b{_ITEM}{_ITEMS}\s{{1,2}}(?:is|are|was|were|appears?)\s(?:all\s|both\s|within\s|grossly\s){{0,2}}normal"
+)
 _PARTS = re.compile(
     r"(?P<thick>wall\s(?:thickness|thicknesses)\b)|(?P<free>free wall motion)|(?P<motion>wall motion)|(?P<size>(?:cavity|chamber|ventricular|lv|rv)\s(?:chamber\s|cavity\s)?(?:sizes?|dimensions?))"
     r"|(?P<function>(?<!diastolic )(?:function|fxn)\b)|(?P<diastolic>diastolic (?:function|fxn))"
@@ -742,16 +826,22 @@ _PARTS = re.compile(
 
 
 def _normal_lists(sentence: _Sentence) -> list[_Hit]:
-    """"Wall thickness, cavity size and global systolic function are normal", and the same with "normal" in front."""
+    """ "Wall thickness, cavity size and global systolic function are normal", and the same with "normal" in front."""
     low, found = sentence.low, []
     for pattern in (_NORMAL_BEFORE, _NORMAL_AFTER):
         for match in pattern.finditer(low):
-            if _denied(low, match.start(), False) and pattern is _NORMAL_BEFORE and low[: match.start()].rstrip().endswith(("not", "no")):
+            if (
+                _denied(low, match.start(), False)
+                and pattern is _NORMAL_BEFORE
+                and low[: match.start()].rstrip().endswith(("not", "no"))
+            ):
                 continue
             for part in _PARTS.finditer(low, match.start(), match.end()):
                 name = _part_name(low, match, part)
                 if name:
-                    found.append(_Hit(name=name, form="absent", low=0, high=0, start=part.start(), end=part.end(), asked=match.start()))
+                    found.append(
+                        _Hit(name=name, form="absent", low=0, high=0, start=part.start(), end=part.end(), asked=match.start())
+                    )
     return found
 
 
@@ -779,10 +869,14 @@ _DIASTOLE = re.compile(
     r"\bdiastolic\s(?P<dys>dysfunction|dysfxn)\b|\b(?:impaired|delayed|abnormal)\s(?:lv\s|left ventricular\s)?(?P<relax>relaxation)\b"
     r"|\b(?P<pseudo>pseudonormal\w{0,8})\b|\b(?P<restrict>restrictive\s(?:filling|physiology|pattern|diastolic))\b|\bdiastolic\s(?P<func>function|fxn)\b"
 )
-_ROMAN_BEFORE = re.compile(r"\b(?:grade|stage|type)\s(?P<n>iii|ii|iv|i|[1-4])[ab]?\s(?:\([^()]{0,20}\)\s)?(?:lv\s|left ventricular\s)?$")
+_ROMAN_BEFORE = re.compile(
+    r"\b(?:grade|stage|type)\s(?P<n>iii|ii|iv|i|[1-4])[ab]?\s(?:\([^()]{0,20}\)\s)?(?:lv\s|left ventricular\s)?$"
+)
 _ROMAN_AFTER = re.compile(r"\s{0,2}[,(:-]?\s{0,2}(?:grade|stage|type)\s(?P<n>iii|ii|iv|i|[1-4])[ab]?\b")
 _ROMANS = {"i": 1.0, "ii": 2.0, "iii": 3.0, "iv": 3.0, "1": 1.0, "2": 2.0, "3": 3.0, "4": 3.0}
-_STATE_AFTER = re.compile(rf"\s{{0,2}}(?:is|was|appears?|:)\s{{0,2}}(?:(?P<good>{_GOOD})|(?:(?P<grade>{_GRADE})\s)?(?P<poor>{_POOR}))")
+_STATE_AFTER = re.compile(
+    rf"\s{{0,2}}(?:is|was|appears?|:)\s{{0,2}}(?:(?P<good>{_GOOD})|(?:(?P<grade>{_GRADE})\s)?(?P<poor>{_POOR}))"
+)
 
 
 def _diastole(sentence: _Sentence) -> list[_Hit]:
@@ -801,7 +895,9 @@ def _diastole(sentence: _Sentence) -> list[_Hit]:
         elif match["restrict"]:
             grade = (3.0, 3.0)
         if match["func"]:
-            before = re.search(rf"\b(?:(?P<good>{_GOOD})|(?P<poor>{_POOR}))\s(?:lv\s|left ventricular\s)?$", low[max(start - 40, 0) : start])
+            before = re.search(
+                rf"\b(?:(?P<good>{_GOOD})|(?P<poor>{_POOR}))\s(?:lv\s|left ventricular\s)?$", low[max(start - 40, 0) : start]
+            )
             after = before or _STATE_AFTER.match(low, match.end())
             if after is None:
                 continue
@@ -813,17 +909,29 @@ def _diastole(sentence: _Sentence) -> list[_Hit]:
     return found
 
 
-_HYPERTROPHY = re.compile(r"\b(?P<lvh>c?lvh)\b|(?P<words>(?:\b(?:left ventricular|left ventricle|lv|septal|ventricular|concentric|eccentric|asymmetric(?:al)?|symmetric(?:al)?)\s{1,3}){1,4})hypertrophy\b")
-_THICKNESS = re.compile(r"\b(?:wall|septal|septum)\s{1,3}(?:thickness(?:es)?|thickening)\b|\bthickened\s(?:left ventricular|lv)\s(?:walls?|septum)\b")
-_INCREASED = re.compile(rf"\s{{0,2}}(?:is|are|was|were|appears?|:)?\s{{0,2}}(?:(?P<grade>{_GRADE})\s)?(?P<up>increased|thickened)\b")
-_INCREASED_BEFORE = re.compile(rf"(?:(?P<grade>{_GRADE})\s)?\b(?P<up>increased)\s(?:left ventricular\s|lv\s|septal\s|relative\s){{0,3}}$")
-_OTHER_WALL = re.compile(r"\b(?:rv|right ventricular|right ventricle|free|gallbladder|bladder|bowel|gastric|colonic|esophageal|chest|airway|bronchial|aortic|arterial|intestinal)\s{0,3}$")
+_HYPERTROPHY = re.compile(
+    r"\b(?P<lvh>c?lvh)\b|(?P<words>(?:\b(?:left ventricular|left ventricle|lv|septal|ventricular|concentric|eccentric|asymmetric(?:al)?|symmetric(?:al)?)\s{1,3}){1,4})hypertrophy\b"
+)
+_THICKNESS = re.compile(
+    r"\b(?:wall|septal|septum)\s{1,3}(?:thickness(?:es)?|thickening)\b|\bthickened\s(?:left ventricular|lv)\s(?:walls?|septum)\b"
+)
+_INCREASED = re.compile(
+    rf"\s{{0,2}}(?:is|are|was|were|appears?|:)?\s{{0,2}}(?:(?P<grade>{_GRADE})\s)?(?P<up>increased|thickened)\b"
+)
+_INCREASED_BEFORE = re.compile(
+    rf"(?:(?P<grade>{_GRADE})\s)?\b(?P<up>increased)\s(?:left ventricular\s|lv\s|septal\s|relative\s){{0,3}}$"
+)
+_OTHER_WALL = re.compile(
+    r"\b(?:rv|right ventricular|right ventricle|free|gallbladder|bladder|bowel|gastric|colonic|esophageal|chest|airway|bronchial|aortic|arterial|intestinal)\s{0,3}$"
+)
 
 
 def _hypertrophy(sentence: _Sentence) -> list[_Hit]:
     low, found = sentence.low, []
     for match in _HYPERTROPHY.finditer(low):
-        if not re.search(r"\bright\s{0,3}$", low[max(match.start() - 8, 0) : match.start()]) and not (match["words"] or "").startswith("right"):
+        if not re.search(r"\bright\s{0,3}$", low[max(match.start() - 8, 0) : match.start()]) and not (
+            match["words"] or ""
+        ).startswith("right"):
             found.append(_need(_graded(sentence, "lvh", match.start(), match.end())))
     for match in _THICKNESS.finditer(low):
         if _OTHER_WALL.search(low, max(match.start() - 24, 0), match.start()):
@@ -849,7 +957,9 @@ _CHAMBER = re.compile(
     r"|(?P<other>left atri\w*|right atri\w*|la|ra|biatrial|atri\w*|aort\w*|root|ascending|ivc|vena|arter\w*|sinus\w*|pupils?|bowel|loops?|ducts?|biliary|annul\w*|heart|cardiomyopathy|cardiac"
     r"|esophagus|veins?|colon|prostate|thyroid|lymph\w*|nodes?|liver|spleen|ventricles|kidneys?|ureter\w*|renal|pelvis|pulmonary)|(?P<cavity>cavity|chamber))\b"
 )
-_NORMAL_SIZE = re.compile(r"\b(?:left ventricle|left ventricular (?:cavity|chamber)|lv(?: cavity| chamber)?)\s(?:size\s)?(?:is|was|appears)\s(?:of\s)?normal(?:\sin|[\s-]size)")
+_NORMAL_SIZE = re.compile(
+    r"\b(?:left ventricle|left ventricular (?:cavity|chamber)|lv(?: cavity| chamber)?)\s(?:size\s)?(?:is|was|appears)\s(?:of\s)?normal(?:\sin|[\s-]size)"
+)
 
 
 def _dilation(sentence: _Sentence) -> list[_Hit]:
@@ -881,7 +991,9 @@ def _dilation(sentence: _Sentence) -> list[_Hit]:
     return found
 
 
-_MOTION = re.compile(r"\b(?:hypo|a|dys)(?:kinesis|kinetic)\b|\bs?[rf]?wmas?\b|\bwall[\s-]motion\sabnormalit(?:y|ies)\b|\babnormal\s(?:septal\s)?wall\smotion\b")
+_MOTION = re.compile(
+    r"\b(?:hypo|a|dys)(?:kinesis|kinetic)\b|\bs?[rf]?wmas?\b|\bwall[\s-]motion\sabnormalit(?:y|ies)\b|\babnormal\s(?:septal\s)?wall\smotion\b"
+)
 
 
 def _motion(sentence: _Sentence) -> list[_Hit]:
@@ -890,7 +1002,9 @@ def _motion(sentence: _Sentence) -> list[_Hit]:
         side = None
         for side in _VENTRICLES.finditer(low, max(match.start() - 50, 0), match.start()):
             pass
-        right = (side is not None and side["right"] is not None) or low[max(match.start() - 12, 0) : match.start()].rstrip().endswith("free wall")
+        right = (side is not None and side["right"] is not None) or low[
+            max(match.start() - 12, 0) : match.start()
+        ].rstrip().endswith("free wall")
         found.append(_need(_graded(sentence, "rv_function" if right else "wall_motion", match.start(), match.end())))
     return found
 
@@ -901,7 +1015,9 @@ _VALVE_LIST = re.compile(
     rf"\b(?P<first>{_VALVE})(?P<more>(?:\s{{0,2}}(?:,|and|or|/|&|,\sand|,\sor)\s{{0,2}}(?:{_GRADE}\s{{1,2}})?{_VALVE}){{0,3}})\s{{1,2}}(?P<lesion>{_LESION})"
     rf"(?:\s{{0,2}}(?:and|or|/|&)\s{{0,2}}(?:{_GRADE}\s{{1,2}})?(?P<second>{_LESION}))?"
 )
-_VALVE_HEADED = re.compile(rf"\b(?P<first>(?:aortic|mitral|tricuspid|pulmonic) valve)\s?[:-]\s(?P<gap>[^.;:]{{0,60}}?)\b(?P<lesion>{_LESION})")
+_VALVE_HEADED = re.compile(
+    rf"\b(?P<first>(?:aortic|mitral|tricuspid|pulmonic) valve)\s?[:-]\s(?P<gap>[^.;:]{{0,60}}?)\b(?P<lesion>{_LESION})"
+)
 _ONE_VALVE = re.compile(r"aortic|mitral|tricuspid|pulmon(?:ic|ary)")
 _LETTER = {"aortic": "a", "mitral": "m", "tricuspid": "t", "pulmonic": "p", "pulmonary": "p"}
 _SHORT = re.compile(r"(?<![A-Za-z'-])(?:AS|AR|AI|MR|MS|TR|TS|PR|PI|PS|TI|MI|AoS)(?![A-Za-z'])(?=$|[^\w-]|-\s)")
@@ -952,12 +1068,26 @@ def _valve_list(sentence: _Sentence, match: re.Match[str]) -> list[_Hit]:
             if not single and valve is not valves[-1]:
                 # Only what stands before a valve of a list is its own; what follows belongs to the whole.
                 before = _last_grade(low, valve.start())
-                hit = hit if before or hit.form == "absent" else _need(_graded(sentence, hit.name, start, match.end("lesion"), grade=shared))
+                hit = (
+                    hit
+                    if before or hit.form == "absent"
+                    else _need(_graded(sentence, hit.name, start, match.end("lesion"), grade=shared))
+                )
             if hit.form == "present" and shared is not None:
-                hit = _Hit(name=hit.name, form="grade" if shared[0] == shared[1] else "range", low=shared[0], high=shared[1], start=hit.start, end=hit.end, asked=hit.asked)
+                hit = _Hit(
+                    name=hit.name,
+                    form="grade" if shared[0] == shared[1] else "range",
+                    low=shared[0],
+                    high=shared[1],
+                    start=hit.start,
+                    end=hit.end,
+                    asked=hit.asked,
+                )
             if hit.form in ("grade", "range"):
                 shared = (hit.low, hit.high)
-            found.append(_Hit(name=hit.name, form=hit.form, low=hit.low, high=hit.high, start=hit.start, end=hit.end, asked=hit.asked))
+            found.append(
+                _Hit(name=hit.name, form=hit.form, low=hit.low, high=hit.high, start=hit.start, end=hit.end, asked=hit.asked)
+            )
     return found
 
 
@@ -980,7 +1110,15 @@ def _short_valves(sentence: _Sentence) -> list[_Hit]:
             continue
         if hit.form == "present" and shared is not None and re.fullmatch(r"\s?(?:/|&|and|\+)\s?", low[shared[0] : start]):
             grade = shared[1]
-            hit = _Hit(name=name, form="grade" if grade[0] == grade[1] else "range", low=grade[0], high=grade[1], start=start, end=end, asked=start)
+            hit = _Hit(
+                name=name,
+                form="grade" if grade[0] == grade[1] else "range",
+                low=grade[0],
+                high=grade[1],
+                start=start,
+                end=end,
+                asked=start,
+            )
         if hit.form == "present" or (hit.form == "absent" and name not in _SHORT_SAFE):
             if echoish is None:
                 rest = low[:start] + " " + low[end:]
@@ -998,7 +1136,9 @@ _ECHO_HEAD = re.compile(r"\b(?:tte|tee|echo\w{0,12}|transthoracic)\b")
 _HYPERTENSION = re.compile(
     r"\b(?:pulm(?:onary)?\.?\s{1,2}(?:arter(?:y|ial)\s{1,2})?(?:systolic\s{1,2})?(?:hypertension|htn)|phtn|pah)\b|\bph\b(?=\s{0,2}(?:$|[.,;)]|\())"
 )
-_ARTERY_PRESSURE = r"(?:(?:pa|rv|pulm(?:onary)?\.?\s{0,2}(?:arter(?:y|ial))?|right ventricular)\s{1,2}(?:peak\s)?(?:systolic\s)?pressures?)"
+_ARTERY_PRESSURE = (
+    r"(?:(?:pa|rv|pulm(?:onary)?\.?\s{0,2}(?:arter(?:y|ial))?|right ventricular)\s{1,2}(?:peak\s)?(?:systolic\s)?pressures?)"
+)
 _NORMAL_PRESSURE = re.compile(
     rf"\bnormal\s{{1,2}}(?:estimated\s)?(?:{_ARTERY_PRESSURE}|pasp|rvsp)\b|\b(?:{_ARTERY_PRESSURE}|pasp|rvsp)\s(?:is|are|was|appears)\s(?:within\s)?normal"
 )
@@ -1020,7 +1160,10 @@ def _pressure(sentence: _Sentence) -> list[_Hit]:
         found.append(_Hit(name="ph", form="absent", low=0, high=0, start=match.start(), end=match.end(), asked=match.start()))
     for pattern in (_PASP, _PASP_OF_HYPERTENSION):
         for match in pattern.finditer(low):
-            if pattern is _PASP_OF_HYPERTENSION and (not (match["unit"] or match["u1"]) or "pulm" not in low[max(match.start() - 40, 0) : match.start() + 4] + match[0][:5]):
+            if pattern is _PASP_OF_HYPERTENSION and (
+                not (match["unit"] or match["u1"])
+                or "pulm" not in low[max(match.start() - 40, 0) : match.start() + 4] + match[0][:5]
+            ):
                 continue
             if low[max(match.start() - 4, 0) : match.start()].rstrip().endswith("="):
                 continue  # "TR Gradient (+ RA = PASP): 38 mm Hg" is the gradient, not the pressure
@@ -1197,10 +1340,16 @@ def _next_cue(cue: re.Pattern[str], after: str) -> bool:
 
 def _past_follows(after: str) -> bool:
     for match in _PAST_AFTER.finditer(after):
-        if match[0] in _NEEDS_DATE:
+        if match[0] in _NEEDS_DATE or _VALUE_NEXT.match(after, match.end()):
             continue
-        return not re.search(r";|\d\s?%|\b(?:tte|echo|lvef|ef|now|with|and|but)\b|,.{12}", after[: match.start()].replace("on tte", "").replace("on echo", "").replace("by tte", "").replace("by echo", ""))
+        return not re.search(
+            r";|\d\s?%|\b(?:tte|echo|lvef|ef|now|with|and|but)\b|,.{12}",
+            after[: match.start()].replace("on tte", "").replace("on echo", "").replace("by tte", "").replace("by echo", ""),
+        )
     return False
+
+
+_VALUE_NEXT = re.compile(r"\W{0,2}(?:of |at |was |about )?[<>~]?\d{1,2}(?:\.\d)?\s?(?:%|-|percent)")
 
 
 def _is_certain(hit: _Hit, sentence: _Sentence) -> bool:
