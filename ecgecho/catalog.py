@@ -95,6 +95,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         time_or_null=_TIME,
         source=_TEXT,
         text=_TEXT,
+        admission_id_or_null=_TEXT,
     ),
     # a long table: `lvef` (%), `wall_mm` (mm), and measurements under their own names; definition says how the value came about
     "labels": _schema(
@@ -108,7 +109,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         source_or_null=_WORD,
         definition_or_null=_WORD,
     ),
-    # one row per ECG; gap_days = time of the study minus time of the ECG, in days
+    # a row per ECG, or per ECG and study: each study of an ECG once, with the same text; an ECG without a study has one row;
+    # gap_days = time of the study minus time of the ECG, in days; weight is one over the number of rows of the ECG
     "pairs": _schema(
         ecg_id=_TEXT,
         subject_id=_TEXT,
@@ -121,9 +123,9 @@ SCHEMAS: dict[str, pa.Schema] = {
     # what was found and what became of it: part or file group, code, words, number of rows
     "defects": _schema(item=_TEXT, code=_TEXT, detail_or_null=_TEXT, count=pa.int64()),
 }
-_IDS = {"subjects": "subject_id", "clips": "clip_id", "ecgs": "ecg_id", "texts": "text_id", "pairs": "ecg_id"}
+_IDS = {"subjects": "subject_id", "clips": "clip_id", "ecgs": "ecg_id", "texts": "text_id"}
 _OWNERS = {"subject_id": "subjects", "study_id": "clips", "ecg_id": "ecgs", "text_id": "texts"}
-_OWN_JSON = ("version", "dataset", "family", "root", "key_id", "counts")
+_OWN_JSON = ("version", "dataset", "family", "root", "key_id", "contains_text", "counts")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -343,7 +345,8 @@ def write(
         fresh = read(partial)
         _check_texts(fresh, fresh.table("texts", columns=("text_id", "subject_id", "ecg_id")))
         _check_labels(fresh, fresh.table("labels", columns=("subject_id", "ecg_id", "study_id")))
-        _write_bytes(partial / "catalog.json", _json_bytes({**about, "counts": counts(fresh)}))
+        about |= {"contains_text": pq.read_metadata(partial / "texts.parquet").num_rows > 0, "counts": counts(fresh)}
+        _write_bytes(partial / "catalog.json", _json_bytes(about))
         if (path / WAVEFORMS).is_file():
             shutil.copyfile(path / WAVEFORMS, partial / WAVEFORMS)
         os.chmod(partial, 0o755 & ~_umask())  # mkdtemp makes it 700
@@ -440,6 +443,7 @@ def counts(catalog: Catalog) -> Json:
     split = _split_lookup(catalog)
     clips, pairs = catalog.clips, catalog.pairs
     has_echo, has_text = pc.is_valid(pairs["study_id"]), pc.is_valid(pairs["text_id"])
+    first = pc.invert(_repeated(pairs["ecg_id"]))  # a row for each study repeats its ECG
     cines = clips.filter(cine_rows(clips)).group_by("study_id").aggregate([("subject_id", "min")])
     named = catalog.table("labels", columns=("name",))["name"].value_counts()
     labels = {str(entry["values"]): int(entry["counts"]) for entry in named.to_pylist()}
@@ -451,8 +455,8 @@ def counts(catalog: Catalog) -> Json:
         "studies_with_cines": split(cines["subject_id_min"]),
         "clips": split(clips["subject_id"]),
         "labels": split(catalog.table("labels", columns=("subject_id",))["subject_id"]),
-        "pairs": split(pairs["subject_id"]),
-        "pairs_with_text": split(pairs.filter(has_text)["subject_id"]),
+        "ecgs_with_text": split(pairs.filter(pc.and_(has_text, first))["subject_id"]),
+        "ecgs_with_echo": split(pairs.filter(pc.and_(has_echo, first))["subject_id"]),
         "pairs_with_echo": split(pairs.filter(has_echo)["subject_id"]),
         "label_names": dict(sorted(labels.items())),
         "defects": int(pc.sum(catalog.defects["count"]).as_py() or 0),
@@ -575,7 +579,6 @@ def _check(catalog: Catalog) -> None:
         ("subjects", catalog.subjects),
         ("clips", catalog.clips),
         ("ecgs", catalog.ecgs),
-        ("pairs", catalog.pairs),
     ):
         _check_ids(catalog, name, table)
     subjects = catalog.subjects
@@ -598,7 +601,25 @@ def _check(catalog: Catalog) -> None:
     _check_known(catalog, "pairs", pairs, "study_id", catalog.clips["study_id"])
     if pairs.num_rows:
         _check_known(catalog, "pairs", pairs, "text_id", catalog.table("texts", columns=("text_id",))["text_id"])
+        _check_repeated_pairs(catalog)
         _check_pairs(catalog, owners)
+
+
+def _check_repeated_pairs(catalog: Catalog) -> None:
+    """An ECG that stands in several rows has another study in each, and one text."""
+    pairs, where = catalog.pairs, catalog.path / "pairs.parquet"
+    repeated = pairs["ecg_id"].filter(_repeated(pairs["ecg_id"]))
+    several = pairs.filter(pc.is_in(pairs["ecg_id"], value_set=repeated.combine_chunks()))
+    if not several.num_rows:
+        return
+    if row := _first(pc.is_null(several["study_id"])):
+        raise UserError(f"{where}: ECG {several['ecg_id'][row - 1]} has a row without a study beside others; one row is enough.")
+    if row := _first(_repeated(pc.binary_join_element_wise(several["ecg_id"], several["study_id"], "\x1f"))):
+        ecg, study = several["ecg_id"][row - 1], several["study_id"][row - 1]
+        raise UserError(f"{where}: ECG {ecg} stands with study {study} twice; a pair must be unique.")
+    texts = several.select(["ecg_id", "text_id"]).group_by(["ecg_id", "text_id"]).aggregate([])
+    if row := _first(_repeated(texts["ecg_id"])):
+        raise UserError(f"{where}: ECG {texts['ecg_id'][row - 1]} has two texts; name one in all its rows.")
 
 
 def _check_pairs(catalog: Catalog, owners: pa.Table) -> None:

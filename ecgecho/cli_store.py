@@ -123,12 +123,13 @@ def store_export(
     store: Store,
     out: Annotated[Path, typer.Option("--out", help="A file ending in .h5 or .safetensors, or a folder for a file a study.")],
     to: Annotated[str, typer.Option("--to", help="hdf5, safetensors, studies, or auto (by the ending of --out).")] = "auto",
+    contains_text: Annotated[bool, typer.Option("--contains-text", help="The copy may hold patients' words.")] = False,
 ) -> None:
     """Write the rows of a store as HDF5, as safetensors, or as one safetensors file a study, for other programs."""
     from ecgecho.export import export
 
     with ProgressBar("store export", "rows") as bar:
-        report = export(store, out, to, progress=bar)
+        report = export(store, out, to, contains_text=contains_text, progress=bar)
     counts = {**report.by_status, "files": report.num_files, "megabytes": round(report.num_bytes / 1e6, 1), "to": report.to}
     if report.replaced:
         print(f"replaced an older export of this store at {out}")

@@ -40,13 +40,26 @@ class ExportReport:
     """An older export of this store stood there."""
 
 
-def export(store: str | os.PathLike[str], out: Path, to: str = "auto", *, progress: Progress | None = None) -> ExportReport:
+def export(
+    store: str | os.PathLike[str],
+    out: Path,
+    to: str = "auto",
+    *,
+    contains_text: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
     """Write the live rows of a store to `out`: "hdf5", "safetensors", "studies", or "auto" by the ending of `out`.
 
-    Appears whole or not at all. Replaces an export of the same store, and nothing else.
+    Appears whole or not at all. Replaces an export of the same store, and nothing else. A store whose identity says
+    `contains_text` is refused unless `contains_text` says that the clinical words may leave it.
     """
     to = _format_of(out, to)
     opened = embed_cache.open(store)
+    if opened.manifest.identity.get("contains_text") and not contains_text:
+        raise UserError(
+            f"{store} contains clinical text. Where the copy may hold patients' words, give --contains-text; "
+            "vectors alone are in the stores of echo clips and ECGs."
+        )
     about = _about(opened)
     replaced = _refuse_other(out, about)
     rows = _LiveRows(opened)

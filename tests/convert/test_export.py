@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import h5py
 import numpy as np
 import pytest
+from command_line import must
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -220,3 +221,12 @@ def test_an_export_that_was_changed_is_refused(grown, tmp_path):
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(UserError):
         convert.import_embeddings(tmp_path / "x", tmp_path / "back.zarr")
+
+
+def test_a_store_with_clinical_text_leaves_only_when_asked(tmp_path):
+    store = make_store(tmp_path / "store.zarr", identity={**IDENTITY, "contains_text": True})
+    with pytest.raises(UserError, match="contains clinical text.*--contains-text"):
+        export.export(store, tmp_path / "x.h5")
+    assert not (tmp_path / "x.h5").exists()
+    must("store", "export", store, "--out", tmp_path / "x.h5", "--contains-text")
+    assert (tmp_path / "x.h5").is_file()
