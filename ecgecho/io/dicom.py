@@ -1,14 +1,16 @@
-"""DICOM ultrasound multi-frame -> EchoClip, through pydicom; JPEG baseline, nearly all of echo, straight through Pillow.
+"""DICOM ultrasound multi-frame -> EchoClip: tags through pydicom, pixels through `jpeg` (most of echo), `video` and `pixels`.
 
 Source of the tags' meaning and of the order of the sources of time: DICOM PS3.3 C.7.6.5, C.8.5.5, C.8.5.6.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,15 +19,12 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pydicom
-from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import UID
 
-from ecgecho.io import jpeg
+from ecgecho.io import jpeg, pixels, video
 from ecgecho.io.files import MAX_BYTES, size_of
-from ecgecho.types import F32, U8, ClipKind, EchoClip, ItemError, Region
+from ecgecho.types import F32, ClipKind, EchoClip, ItemError, Region
 
-JPEG_8_BIT = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
-DEFLATED = "1.2.840.10008.1.2.1.99"
 DEFAULT_FRAME_MS = 1000.0 / 30.0
 """Assumed, and said so in `defects`, where a file says nothing of time."""
 TIME_TOLERANCE = 0.05
@@ -33,6 +32,8 @@ MAX_FRAME_MS = 1000.0  # a cine of less than one frame a second is none
 CLAMP_PX = 2
 """A region that leaves the image by so little counts pixels from one, or leaves out the last; by more, in other coordinates."""
 MAX_REGION_FACTOR = 8
+MAX_HEADER = 16 << 20
+"""Bytes of a deflated file that are inflated for its header alone."""
 ECHO_MODALITIES = ("US", "OT", "SC", "XC", "ES", "")
 """Exports and de-identification write OT, SC and XC for ultrasound."""
 _CM = 3  # PhysicalUnitsX/YDirection
@@ -50,9 +51,14 @@ class DicomHeader:
     columns: int
     samples: int
     bits_allocated: int
+    bits_stored: int
+    signed: bool
+    planar: int
     photometric: str
     transfer_syntax: str
     frame_time_ms: F32
+    frame_time_source: str
+    """The attribute that `frame_time_ms` comes from; "assumed" where none says it, "" for a still."""
     regions: tuple[Region, ...]
     cm_per_px: float | None
     defects: tuple[str, ...]
@@ -62,14 +68,14 @@ def read(path: Path, *, decode: Literal["full", "dct"] = "full", least: int = 22
     """All frames of a cine as RGB; with "dct", 8-bit JPEG at 1/2, 1/4 or 1/8 of its size, no smaller than `least`."""
     size_of(path)
     with readable(path), path.open("rb") as file:
-        dataset, header = _header(file, path.name)
+        dataset, header, stream = _header(file, path.name)
         if header.kind in ("still", "spectral", "m_mode"):
             raise ItemError(header.kind, f"{path.name} is a {header.kind} image; a 2-D cine is wanted", outcome="excluded")
         need = header.num_frames * header.rows * header.columns * 3
         if need > MAX_BYTES:
             raise ItemError("too_large", f"{path.name}: the header promises {need} bytes of pixels, more than {MAX_BYTES}")
         scale = jpeg.scale_for(header.rows, header.columns, least) if decode == "dct" else 1
-        frames, mended = _pixels(file, dataset, header, path, scale)
+        frames, mended = _pixels(stream, dataset, header, path, scale)
     regions, cm_per_px = header.regions, header.cm_per_px
     if frames.shape[1:3] != (header.rows, header.columns):
         regions = _scaled(regions, scale, frames.shape[1], frames.shape[2])
@@ -88,7 +94,7 @@ def scan(path: Path) -> DicomHeader:
     """The header alone; the pixels stay on disk."""
     size_of(path)
     with readable(path), path.open("rb") as file:
-        return _header(file, path.name)[1]
+        return _header(file, path.name, most=MAX_HEADER)[1]
 
 
 @contextmanager
@@ -108,22 +114,29 @@ def readable(path: Path) -> Iterator[None]:
         raise ItemError("undecodable", f"{path.name}: {type(err).__name__}: {err}") from err
 
 
-def _header(file: BinaryIO, name: str) -> tuple[Any, DicomHeader]:
-    """Reads up to the pixels; `file` is left at the first byte of the Pixel Data element."""
+def _header(file: BinaryIO, name: str, *, most: int = MAX_BYTES) -> tuple[Any, DicomHeader, BinaryIO]:
+    """Reads up to the pixels; the stream, of which `most` bytes are inflated, is left at the Pixel Data element."""
     head = file.read(132)
     file.seek(0)
     # Files from before 1993 have no preamble and begin with a low, even group number.
     old = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00"
     if head[128:] != b"DICM" and not old:
         raise ItemError("not_dicom", f"{name} does not begin as a DICOM file does")
+    inflated = None if old else _inflated(file, name, most)
+    stream = file if inflated is None else inflated
     try:
-        dataset = pydicom.dcmread(file, stop_before_pixels=True, force=old)
-        transfer_syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "1.2.840.10008.1.2")
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=old or inflated is not None)
+        implicit, little_endian = (True if known is None else bool(known) for known in dataset.original_encoding)
+        native = pixels.IMPLICIT_LE if implicit else pixels.EXPLICIT_LE if little_endian else pixels.EXPLICIT_BE
+        transfer_syntax = str(dataset.file_meta.get("TransferSyntaxUID") or native) if inflated is None else pixels.DEFLATED
         modality = str(dataset.get("Modality") or "")
         rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
         num_frames = _number(dataset.get("NumberOfFrames"))
         samples = int(dataset.get("SamplesPerPixel") or 1)
         bits = int(dataset.get("BitsAllocated") or 8)
+        bits_stored = int(dataset.get("BitsStored") or bits)
+        signed = int(dataset.get("PixelRepresentation") or 0) == 1
+        planar = int(dataset.get("PlanarConfiguration") or 0)
         photometric = str(dataset.get("PhotometricInterpretation") or "")
         sop_class = str(dataset.get("SOPClassUID") or "")
     except (OSError, MemoryError):
@@ -136,7 +149,7 @@ def _header(file: BinaryIO, name: str) -> tuple[Any, DicomHeader]:
         if "Ultrasound" in UID(sop_class).name:
             raise ItemError("truncated", f"{name} ends before its image is described")
         raise ItemError("no_pixels", f"{name} holds no image", outcome="excluded")
-    if samples not in (1, 3) or bits not in (8, 16):
+    if samples not in (1, 3) or bits not in (8, 16) or not 1 <= bits_stored <= bits:
         raise ItemError("unsupported_pixels", f"{name} has {samples} samples of {bits} bits; 1 or 3 of 8 or 16 are read")
     frames = 1 if num_frames is None or num_frames < 1 else int(num_frames)
     if frames * rows * columns * 3 > 1 << 50:
@@ -146,26 +159,89 @@ def _header(file: BinaryIO, name: str) -> tuple[Any, DicomHeader]:
         kind = _kind(dataset, frames, regions)
         # Times only where a decoder could hold the frames; a header that promises 10^9 frames costs nothing.
         fits = frames * rows * columns * 3 <= MAX_BYTES
-        times, time_defects = _frame_times(dataset, frames) if fits else (np.zeros(1, np.float32), [])
+        times, time_source, time_defects = _frame_times(dataset, frames) if fits else (np.zeros(1, np.float32), "", [])
+        type_defects = _image_type(dataset, kind)
         cm_per_px = _cm_per_px(dataset, factor)
     except MemoryError:
         raise
     except Exception as err:
         raise ItemError("damaged_header", f"{name}: {type(err).__name__}: {err}") from err
-    return dataset, DicomHeader(
+    header = DicomHeader(
         kind=kind,
         num_frames=frames,
         rows=rows,
         columns=columns,
         samples=samples,
         bits_allocated=bits,
+        bits_stored=bits_stored,
+        signed=signed,
+        planar=planar,
         photometric=photometric,
         transfer_syntax=transfer_syntax,
         frame_time_ms=times,
+        frame_time_source=time_source,
         regions=regions,
         cm_per_px=cm_per_px,
-        defects=(*defects, *time_defects),
+        defects=(*defects, *time_defects, *type_defects),
     )
+    return dataset, header, stream
+
+
+def _inflated(file: BinaryIO, name: str, most: int) -> BinaryIO | None:
+    """What a deflated data set inflates to, with a bound; None where the file's transfer syntax is another."""
+    at, syntax = 132, b""
+    while True:
+        file.seek(at)
+        head = file.read(12)
+        if len(head) < 8 or head[:2] != b"\x02\x00":
+            break
+        long = head[4:6] in (b"OB", b"OW", b"UN", b"UT", b"SQ", b"UC", b"UR")
+        length = int.from_bytes(head[8:12] if long else head[6:8], "little")
+        at += 12 if long else 8
+        if head[2:4] == b"\x10\x00":
+            file.seek(at)
+            syntax = file.read(min(length, 64)).strip(b"\0 ")
+        at += length
+    file.seek(at if syntax.decode("ascii", "replace") == pixels.DEFLATED else 0)
+    if file.tell() == 0:
+        return None
+    inflate, content = zlib.decompressobj(-zlib.MAX_WBITS), bytearray()
+    while len(content) < most and not inflate.eof:
+        packed = inflate.unconsumed_tail or file.read(1 << 20)
+        if not packed:
+            raise ItemError("truncated", f"{name} ends inside its deflated data")
+        try:
+            content += inflate.decompress(packed, min(most - len(content), 1 << 24))
+        except zlib.error as err:
+            raise ItemError("undecodable", f"{name}: its deflated data are damaged") from err
+    if not inflate.eof and most >= MAX_BYTES:
+        raise ItemError("too_large", f"{name} inflates to more than {MAX_BYTES} bytes")
+    return io.BytesIO(content)
+
+
+def _image_type(dataset: Any, kind: ClipKind) -> list[str]:
+    """What ImageType says that the other tags do not. Noted only: how makers use its values is UNVERIFIED. "DERIVED" is no news:
+    every file that was compressed with loss is.
+
+    Value 4 adds up hexadecimal codes of what the image holds (PS3.3 C.8.5.6.1.1): 1 two-dimensional, 2 M-mode, 4 CW, 8 PW, 10
+    colour Doppler, 20 colour M-mode, 40 three-dimensional, 100 colour power.
+    """
+    value = dataset.get("ImageType")
+    words = [str(word).strip().upper() for word in value] if isinstance(value, (list, pydicom.multival.MultiValue)) else []
+    found = []
+    if any("STRESS" in word for word in words[2:]) or dataset.get("StageName") or dataset.get("StageNumber"):
+        found.append("stress_stage")
+    code = words[3] if len(words) > 3 else ""
+    if 0 < len(code) <= 4 and all(digit in "0123456789ABCDEF" for digit in code):
+        bits = int(code, 16)
+        if bits & 0x40:
+            found.append("image_type_3d")
+        flat = kind in ("b_mode", "colour")
+        if (flat and bits & (0x02 | 0x04 | 0x08 | 0x20)) or (kind == "b_mode" and bits & (0x10 | 0x100)):
+            found.append("image_type_differs")
+    elif any(word in ("3D", "4D", "VOLUME", "STRAIN") for word in words[2:]):
+        found.append("image_type_unusual")
+    return found
 
 
 def _regions(dataset: Any, rows: int, columns: int) -> tuple[tuple[Region, ...], int, list[str]]:
@@ -218,13 +294,15 @@ def _kind(dataset: Any, num_frames: int, regions: tuple[Region, ...]) -> ClipKin
     return "colour" if colour else "b_mode"
 
 
-def _frame_times(dataset: Any, num_frames: int) -> tuple[F32, list[str]]:
-    """(T,) ms since the first frame: FrameTime, FrameTimeVector, CineRate, RecommendedDisplayFrameRate, ActualFrameDuration.
+def _frame_times(dataset: Any, num_frames: int) -> tuple[F32, str, list[str]]:
+    """(T,) ms since the first frame, their source, defects.
+
+    FrameTime, FrameTimeVector, CineRate, RecommendedDisplayFrameRate, ActualFrameDuration: the first that is plausible.
 
     The vector comes first where FrameIncrementPointer names it and it is valid.
     """
     if num_frames <= 1:
-        return np.zeros(1, np.float32), []
+        return np.zeros(1, np.float32), "", []
     sources: dict[str, float] = {}
     interval = _number(dataset.get("FrameTime"))
     if _plausible(interval):
@@ -240,12 +318,12 @@ def _frame_times(dataset: Any, num_frames: int) -> tuple[F32, list[str]]:
     if _plausible(duration):
         sources["ActualFrameDuration"] = float(duration or 0)
     if not sources:
-        return (np.arange(num_frames) * DEFAULT_FRAME_MS).astype(np.float32), ["frame_time_assumed"]
+        return (np.arange(num_frames) * DEFAULT_FRAME_MS).astype(np.float32), "assumed", ["frame_time_assumed"]
     pointed = vector is not None and _points_at_vector(dataset)
     first = "FrameTimeVector" if pointed else next(iter(sources))
     differs = any(abs(other / sources[first] - 1.0) > TIME_TOLERANCE for other in sources.values())
     times = vector if first == "FrameTimeVector" and vector is not None else np.arange(num_frames) * sources[first]
-    return times.astype(np.float32), ["frame_time_differs"] if differs else []
+    return times.astype(np.float32), first, ["frame_time_differs"] if differs else []
 
 
 def _time_vector(dataset: Any, num_frames: int) -> np.ndarray[Any, np.dtype[np.float64]] | None:
@@ -300,27 +378,49 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _pixels(file: BinaryIO, dataset: Any, header: DicomHeader, path: Path, scale: int) -> tuple[U8, tuple[str, ...]]:
-    syntax = UID(header.transfer_syntax)
-    if header.transfer_syntax != DEFLATED:
-        little_endian = bool(dataset.original_encoding[1]) if dataset.original_encoding[1] is not None else True
-        length = _pixel_length(file, path.name, implicit=bool(dataset.original_encoding[0]), little_endian=little_endian)
-        left = size_of(path) - file.tell()
-        if length is None:
-            fragments = list(_fragments(file.read(), path.name))
-            if header.transfer_syntax in JPEG_8_BIT:
-                return _jpeg(fragments, header, path.name, scale)
-            _count_fragments(fragments, header, path.name)
-        else:
-            if not syntax.is_compressed:
-                _check_length(length, header, path.name)
-            if length > left:
-                raise ItemError("truncated", f"{path.name}: {length} bytes of pixels are announced, {left} are there")
-    return _through_pydicom(path, header)
+def _pixels(file: BinaryIO, dataset: Any, header: DicomHeader, path: Path, scale: int) -> pixels.Pixels:
+    name, syntax = path.name, header.transfer_syntax
+    if syntax not in pixels.NATIVE and syntax not in pixels.VIDEO and pixels.code_of(syntax) is None:
+        raise pixels.unsupported(syntax, name)
+    implicit, little_endian = (True if known is None else bool(known) for known in dataset.original_encoding)
+    length, value_type = _pixel_element(file, name, implicit=implicit, little_endian=little_endian)
+    if (length is None) == (syntax in pixels.NATIVE):
+        shown = "fragments" if length is None else "one piece"
+        raise ItemError("undecodable", f"{name}: its pixels lie in {shown}, but its transfer syntax is {UID(syntax).name}")
+    if length is not None:
+        left = _left(file)
+        if length > left:
+            raise ItemError("truncated", f"{name}: {length} bytes of pixels are announced, {left} are there")
+        swapped = syntax == pixels.EXPLICIT_BE and header.bits_allocated == 8 and value_type == b"OW"
+        return pixels.decode_native(file, length, header, dataset, name, swapped=swapped)
+    fragments = list(_fragments(file.read(), name))
+    if syntax in pixels.VIDEO:
+        size = (header.rows, header.columns)
+        return video.read_stream(b"".join(fragments), num_frames=header.num_frames, size=size, name=name), ()
+    if pixels.code_of(syntax) == "jpeg" and header.photometric != "PALETTE COLOR":
+        frames = pixels.split(fragments, header.num_frames, "jpeg", name)
+        # The syntax is often wrong in kind; the code's own header is not.
+        if jpeg.parse_header(frames[0]).is_dct_8_bit:
+            return jpeg.decode(
+                frames,
+                rows=header.rows,
+                columns=header.columns,
+                samples=header.samples,
+                photometric=header.photometric,
+                scale=scale,
+            )
+    return pixels.decode_frames(fragments, header, dataset, name)
 
 
-def _pixel_length(file: BinaryIO, name: str, *, implicit: bool, little_endian: bool) -> int | None:
-    """Length of the Pixel Data element, None where it is encapsulated; `file` is left at its value."""
+def _left(file: BinaryIO) -> int:
+    here = file.tell()
+    end = file.seek(0, io.SEEK_END)
+    file.seek(here)
+    return end - here
+
+
+def _pixel_element(file: BinaryIO, name: str, *, implicit: bool, little_endian: bool) -> tuple[int | None, bytes]:
+    """Length of the Pixel Data element, None where it is encapsulated, and its type; `file` is left at its value."""
     order = "<" if little_endian else ">"
     tag = file.read(4)
     if len(tag) < 4:
@@ -331,7 +431,7 @@ def _pixel_length(file: BinaryIO, name: str, *, implicit: bool, little_endian: b
     if len(rest) < (4 if implicit else 8):
         raise ItemError("truncated", f"{name} ends before its pixels")
     length = int(struct.unpack(order + "L", rest[-4:])[0])
-    return None if length == 0xFFFFFFFF else length
+    return None if length == 0xFFFFFFFF else length, b"OW" if implicit else rest[:2]
 
 
 def _fragments(data: bytes, name: str) -> Iterator[bytes]:
@@ -352,67 +452,3 @@ def _fragments(data: bytes, name: str) -> Iterator[bytes]:
             yield data[position : position + length]
         position += length
         number += 1
-
-
-def _jpeg(fragments: list[bytes], header: DicomHeader, name: str, scale: int) -> tuple[U8, tuple[str, ...]]:
-    # Offset tables are often empty or wrong; a fragment that begins a JPEG begins a frame.
-    starts = [number for number, fragment in enumerate(fragments) if fragment[:2] == b"\xff\xd8"]
-    if not starts or starts[0] != 0:
-        raise ItemError("undecodable", f"{name}: its pixels do not begin as a JPEG does")
-    if len(starts) != header.num_frames:
-        raise ItemError("frame_count_differs", f"{name}: the header says {header.num_frames} frames, {len(starts)} are there")
-    ends = [*starts[1:], len(fragments)]
-    frames = [fragments[a] if b == a + 1 else b"".join(fragments[a:b]) for a, b in zip(starts, ends, strict=True)]
-    return jpeg.decode(
-        frames,
-        rows=header.rows,
-        columns=header.columns,
-        samples=header.samples,
-        photometric=header.photometric,
-        scale=scale,
-    )
-
-
-def _count_fragments(fragments: list[bytes], header: DicomHeader, name: str) -> None:
-    if len(fragments) < header.num_frames and not UID(header.transfer_syntax).name.startswith(("MPEG", "HEVC", "Fragmentable")):
-        raise ItemError("frame_count_differs", f"{name}: the header says {header.num_frames} frames, {len(fragments)} are there")
-
-
-def _check_length(length: int, header: DicomHeader, name: str) -> None:
-    per_frame = header.rows * header.columns * header.samples * header.bits_allocated // 8
-    if header.photometric == "YBR_FULL_422":
-        per_frame = per_frame * 2 // 3  # or all of it: some vendors declare 4:2:2 and ship 4:4:4
-    if length < per_frame * header.num_frames:
-        raise ItemError(
-            "frame_count_differs", f"{name}: the header says {header.num_frames} frames, {length // per_frame} are there"
-        )
-
-
-def _through_pydicom(path: Path, header: DicomHeader) -> tuple[U8, tuple[str, ...]]:
-    """Everything but encapsulated 8-bit JPEG. pydicom 3 converts YBR to RGB itself: nothing may convert it again."""
-    dataset = pydicom.dcmread(path, force=True)
-    try:
-        pixels = np.asarray(dataset.pixel_array)
-    except (NotImplementedError, RuntimeError) as err:
-        if "nable to decompress" in str(err) or isinstance(err, NotImplementedError):
-            name = UID(header.transfer_syntax).name
-            raise ItemError("unsupported_transfer_syntax", f"{path.name}: no decoder for {name} is installed") from err
-        raise
-    if header.photometric == "PALETTE COLOR":
-        pixels = np.asarray(apply_color_lut(pixels, dataset))
-        pixels = (pixels >> 8 if pixels.dtype.itemsize > 1 else pixels).astype(np.uint8)
-    if pixels.dtype.itemsize > 1:
-        shift = max(int(dataset.get("BitsStored") or 16) - 8, 0)
-        pixels = np.clip(pixels.astype(np.int64) >> shift, 0, 255)
-    if header.photometric.startswith("MONOCHROME") or pixels.ndim == 3:
-        if pixels.ndim != 3:
-            raise ItemError("undecodable", f"{path.name}: pixels of shape {pixels.shape} for {header.num_frames} frames")
-        grey = pixels.astype(np.uint8)
-        pixels = np.repeat((255 - grey if header.photometric == "MONOCHROME1" else grey)[..., None], 3, axis=3)
-    if pixels.shape != (header.num_frames, header.rows, header.columns, 3):
-        if pixels.shape[1:] == (header.rows, header.columns, 3):
-            raise ItemError(
-                "frame_count_differs", f"{path.name}: the header says {header.num_frames} frames, {len(pixels)} are there"
-            )
-        raise ItemError("undecodable", f"{path.name}: pixels of shape {pixels.shape} for {header.num_frames} frames")
-    return np.ascontiguousarray(pixels, np.uint8), ()

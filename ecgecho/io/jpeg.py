@@ -24,6 +24,8 @@ from ecgecho.types import U8, ItemError
 DARK = 8  # first channel of a background pixel, with room for JPEG noise
 MIN_DARK_SHARE = 0.02
 CLEAR_SHARE = 0.6  # the rest may be drawing in blue or green
+PARTIAL_BLACK = 14
+"""Luma of studio range begins at 16, with room for loss; below, samples are of full range whatever a tag says."""
 RGB_IDS = (82, 71, 66)  # libjpeg takes component ids "R", "G", "B" as RGB
 
 
@@ -37,6 +39,22 @@ class JpegHeader:
     component_ids: tuple[int, ...]
     jfif: bool
     adobe_transform: int | None
+    process: int
+    """Second byte of the frame marker: 0xC0 baseline, 0xC1 extended, 0xC2 progressive, 0xC3 lossless, 0xF7 JPEG-LS."""
+
+    @property
+    def is_dct_8_bit(self) -> bool:
+        """True for what libjpeg reads."""
+        return self.process in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA) and self.precision == 8
+
+    @property
+    def claim(self) -> Literal["ybr", "rgb"] | None:
+        """What the markers say that three components are."""
+        if self.adobe_transform is not None:
+            return "ybr" if self.adobe_transform else "rgb"
+        if self.jfif:
+            return "ybr"
+        return "rgb" if self.component_ids == RGB_IDS else None
 
     @property
     def decoder_converts(self) -> bool:
@@ -83,12 +101,14 @@ def decode(
             np.subtract(255, frames, out=frames)
         return frames, ()
     # Of the full picture, so that a clip has the same colours however it is decoded.
-    stored, defects = stored_colour(header, photometric, _open(fragments[0], 0, header, raw=True))
-    raw = stored == "rgb" or not header.decoder_converts
+    first = _open(fragments[0], 0, header, raw=True)
+    stored, defects = stored_colour(header, photometric, first)
+    partial = stored == "ybr" and is_partial(first, photometric)
+    raw = stored == "rgb" or not header.decoder_converts or partial
     for number, fragment in enumerate(fragments):
         frame = _open(fragment, number, header, raw=raw, scale=scale)
         if raw and stored == "ybr":
-            frame = np.asarray(Image.frombytes("YCbCr", (width, height), frame.tobytes()).convert("RGB"))
+            frame = ybr_to_rgb(frame, partial=partial)
         frames[number] = frame
     return frames, defects
 
@@ -124,15 +144,36 @@ def first_damaged(fragments: Sequence[bytes]) -> int | None:
 def stored_colour(header: JpegHeader, photometric: str, raw: U8) -> tuple[Literal["ybr", "rgb"], tuple[str, ...]]:
     """What the three components are, and whether the tag was wrong. Samples first, then markers, then the tag."""
     tag: Literal["ybr", "rgb"] = "rgb" if photometric == "RGB" else "ybr"
-    marker: Literal["ybr", "rgb"] | None = None
-    if header.adobe_transform is not None:
-        marker = "ybr" if header.adobe_transform else "rgb"
-    elif header.jfif:
-        marker = "ybr"
-    elif header.component_ids == RGB_IDS:
-        marker = "rgb"
-    stored = _looks_like(raw) or marker or tag
+    stored = looks_like(raw) or header.claim or tag
     return stored, () if stored == tag else ("colour_tag_wrong",)
+
+
+def looks_like(raw: U8) -> Literal["ybr", "rgb"] | None:
+    """What (H, W, 3) stored samples are, by their black background; None where there is none, or it is unclear."""
+    dark = raw[raw[..., 0] <= DARK].astype(np.int16)
+    if len(dark) < MIN_DARK_SHARE * raw.shape[0] * raw.shape[1]:
+        return None
+    if (np.abs(dark[:, 1:] - 128) <= 8).all(axis=1).mean() >= CLEAR_SHARE:
+        return "ybr"
+    if (dark[:, 1:] <= 3 * DARK).all(axis=1).mean() >= CLEAR_SHARE:
+        return "rgb"
+    return None
+
+
+def is_partial(raw: U8, photometric: str) -> bool:
+    """Whether luma runs from 16 to 235: the tag says so, and no sample denies it."""
+    return photometric.startswith("YBR_PARTIAL") and int(raw[..., 0].min(initial=255)) >= PARTIAL_BLACK
+
+
+def ybr_to_rgb(samples: U8, *, partial: bool = False) -> U8:
+    """(H, W, 3) Y, Cb, Cr of ITU-R BT.601 -> RGB. Source: DICOM PS3.3 C.7.6.3.1.2."""
+    if partial:
+        levels = np.arange(256, dtype=np.float64)
+        luma = np.clip(np.rint((levels - 16) * 255 / 219), 0, 255).astype(np.uint8)
+        chroma = np.clip(np.rint((levels - 128) * 255 / 224 + 128), 0, 255).astype(np.uint8)
+        samples = np.stack([luma[samples[..., 0]], chroma[samples[..., 1]], chroma[samples[..., 2]]], axis=-1)
+    height, width = samples.shape[:2]
+    return np.asarray(Image.frombytes("YCbCr", (width, height), np.ascontiguousarray(samples).tobytes()).convert("RGB"))
 
 
 def parse_header(data: bytes) -> JpegHeader:
@@ -140,7 +181,7 @@ def parse_header(data: bytes) -> JpegHeader:
     jfif, adobe, position = False, None, 2
     if data[:2] != b"\xff\xd8":
         raise ItemError("undecodable", "a frame does not begin as a JPEG does")
-    frame: tuple[int, int, int, tuple[int, ...]] | None = None
+    frame: tuple[int, int, int, tuple[int, ...], int] | None = None
     while position + 4 <= len(data):
         if data[position] != 0xFF:
             break
@@ -154,16 +195,22 @@ def parse_header(data: bytes) -> JpegHeader:
             jfif = True
         elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
             adobe = body[11]
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6 + 3 * body[5]:
+        elif (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) or marker == 0xF7) and len(body) >= 6 + 3 * body[5]:
             ids = tuple(body[6 + 3 * i] for i in range(body[5]))
-            frame = (int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), body[0], ids)
+            frame = (int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), body[0], ids, marker)
         elif marker == 0xDA:
             break
         position += 2 + max(length, 2)
     if frame is None:
         raise ItemError("undecodable", "a JPEG frame has no frame header")
     return JpegHeader(
-        rows=frame[0], columns=frame[1], precision=frame[2], component_ids=frame[3], jfif=jfif, adobe_transform=adobe
+        rows=frame[0],
+        columns=frame[1],
+        precision=frame[2],
+        component_ids=frame[3],
+        jfif=jfif,
+        adobe_transform=adobe,
+        process=frame[4],
     )
 
 
@@ -185,14 +232,3 @@ def _open(data: bytes, number: int, header: JpegHeader, *, raw: bool, scale: int
         raise ItemError("undecodable", f"frame {number} has other components than the first")
     assert pixels.shape[:2] == scaled_size(header.rows, header.columns, scale)
     return pixels
-
-
-def _looks_like(raw: U8) -> Literal["ybr", "rgb"] | None:
-    dark = raw[raw[..., 0] <= DARK].astype(np.int16)
-    if len(dark) < MIN_DARK_SHARE * raw.shape[0] * raw.shape[1]:
-        return None
-    if (np.abs(dark[:, 1:] - 128) <= 8).all(axis=1).mean() >= CLEAR_SHARE:
-        return "ybr"
-    if (dark[:, 1:] <= 3 * DARK).all(axis=1).mean() >= CLEAR_SHARE:
-        return "rgb"
-    return None

@@ -8,6 +8,7 @@ docs/decoding.md. Where PyAV is not installed, decord takes its place (video_dec
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from ecgecho.io.files import MAX_BYTES, size_of
-from ecgecho.types import F32, EchoClip, ItemError
+from ecgecho.types import F32, U8, EchoClip, ItemError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,8 @@ DEFAULT_FRAME_MS = 1000.0 / 30.0
 """Assumed, and said so in `defects`, where a file has no frame rate."""
 MAX_STEP_MS = 1000.0
 """Longer pauses between frames are no cine's; such times are not believed."""
+TS_SYNC = 0x47
+"""First byte of each 188 of a transport stream."""
 STRICT = {"err_detect": "explode", "threads": "1"}
 """The decoder refuses what it would otherwise conceal: grey or smeared blocks of a damaged frame."""
 
@@ -62,12 +65,49 @@ def read(path: Path) -> EchoClip:
 
         header, frames = video_decord.read(path)
         return _clip(header, frames, [])
-    with _readable(path), path.open("rb") as file:
+    with _readable(path.name), _file(path) as file:
         header = _scan(file, path)
         if header.num_frames < 2:
             raise ItemError("still", f"{path.name} has one frame; a cine is wanted", outcome="excluded")
         frames, times = _decode(file, header, path.name)
     return _clip(header, frames, times)
+
+
+def read_stream(data: bytes, *, num_frames: int, size: tuple[int, int], name: str) -> U8:
+    """All frames (T, H, W, 3) of the MPEG-2, H.264 or HEVC stream that a DICOM file holds, as its header promises them.
+
+    Matrix and range are those the stream states; BT.601 and studio range where it states none (all that grey needs).
+    """
+    if not importlib.util.find_spec("av"):
+        raise ItemError("unsupported_transfer_syntax", f"{name} holds MPEG video; install av to read it")
+    container = stream_of(data)
+    if not container:
+        raise ItemError("undecodable", f"{name}: its pixels begin as no MPEG stream, transport stream or MP4 does")
+    header = VideoHeader(
+        container=container, num_frames=num_frames, rows=size[0], columns=size[1], frame_time_ms=DEFAULT_FRAME_MS, defects=()
+    )
+    with _readable(name):
+        frames: U8 = _decode(io.BytesIO(data), header, name)[0]
+    return frames
+
+
+def stream_of(data: bytes) -> str:
+    """FFmpeg's name of a stream or its container, from its first bytes; "" for none of them."""
+    if data[4:8] == b"ftyp":
+        return "mp4"
+    if len(data) > 188 and data[0] == data[188] == TS_SYNC:
+        return "mpegts"
+    start = 4 if data.startswith(b"\0\0\0\1") else 3
+    if not data.startswith((b"\0\0\1", b"\0\0\0\1")) or len(data) < start + 2:
+        return ""
+    if data[start] == 0xBA:
+        return "mpeg"
+    if data[start] == 0xB3:
+        return "mpegvideo"
+    # H.264 begins with a parameter set (7) or a delimiter (9), HEVC with 32 to 35, whose header has two bytes.
+    if data[start] & 0x9F in (7, 9, 6):
+        return "h264"
+    return "hevc" if (data[start] & 0x81, data[start] >> 1 & 0x3F) in [(0, kind) for kind in (32, 33, 34, 35, 39)] else ""
 
 
 def scan(path: Path) -> VideoHeader:
@@ -76,7 +116,7 @@ def scan(path: Path) -> VideoHeader:
         from ecgecho.io import video_decord
 
         return video_decord.scan(path)
-    with _readable(path), path.open("rb") as file:
+    with _readable(path.name), _file(path) as file:
         return _scan(file, path)
 
 
@@ -198,17 +238,21 @@ def _opened(file: BinaryIO, container: str, name: str) -> Iterator[tuple[Any, An
         yield source, stream
 
 
+def _file(path: Path) -> BinaryIO:
+    size_of(path)
+    return path.open("rb")
+
+
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(name: str) -> Iterator[None]:
     """FFmpeg meets damaged bytes with many exceptions, whose texts hold absolute paths; the user gets one."""
     from av.error import FFmpegError
 
-    size_of(path)
     try:
         yield
     except (ItemError, MemoryError):
         raise
     except Exception as err:
         if isinstance(err, OSError) and not isinstance(err, FFmpegError):
-            raise ItemError("unreadable", f"{path.name}: {err.strerror}", permanent=False) from err
-        raise ItemError("undecodable", f"{path.name}: {getattr(err, 'strerror', None) or type(err).__name__}") from err
+            raise ItemError("unreadable", f"{name}: {err.strerror}", permanent=False) from err
+        raise ItemError("undecodable", f"{name}: {getattr(err, 'strerror', None) or type(err).__name__}") from err
