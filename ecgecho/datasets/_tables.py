@@ -39,8 +39,9 @@ def find_parts(root: Path, parts: Mapping[str, Sequence[str]]) -> dict[str, Path
     """For each part the one table, file or folder with one of its names, at most MAX_DEPTH folders below `root`.
 
     A name that ends in / is a folder's; one with * is a pattern, and the part is the folder that holds such files (or, where
-    it ends in /, such folders); a table may be named with the folder that it lies in ("A4C/FileList.csv"). Two candidates for one part are a UserError that names
-    both: two copies, or two versions, of one dataset.
+    it ends in /, such folders); one that begins with **/ is a pattern too, of files that may lie in several folders: the part
+    is the folder that holds them all. A table may be named with the folder that it lies in ("A4C/FileList.csv"). Two
+    candidates for one part are a UserError that names both: two copies, or two versions, of one dataset.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the folder that holds the dataset.")
@@ -48,7 +49,8 @@ def find_parts(root: Path, parts: Mapping[str, Sequence[str]]) -> dict[str, Path
     tables = {(name.rpartition("/")[0].lower(), plain_name(name)): part for part, name in names if name.endswith(".csv")}
     files = {name.lower(): part for part, name in names if not name.endswith((".csv", "/")) and "*" not in name}
     folders = {name[:-1].lower(): part for part, name in names if name.endswith("/") and "*" not in name}
-    patterns = [(name.lower(), part) for part, name in names if "*" in name]
+    patterns = [(name.lower().removeprefix("**/"), part) for part, name in names if "*" in name]
+    gathered = {part for part, name in names if name.startswith("**/")}
     found: dict[str, list[Path]] = {}
     for place, below, inside in os.walk(root, followlinks=True):
         here = Path(place)
@@ -77,6 +79,8 @@ def find_parts(root: Path, parts: Mapping[str, Sequence[str]]) -> dict[str, Path
                 if fnmatch.fnmatch(lower, pattern) and here not in found.get(part, ()):
                     found.setdefault(part, []).append(here)
     for part, paths in found.items():
+        if part in gathered:
+            paths[:] = [Path(os.path.commonpath(paths))]
         if len(paths) > 1:
             both = " and ".join(str(path) for path in paths[:4])
             raise UserError(f"two candidates for the part {part!r}: {both}. Keep one below {root}, or give a narrower ROOT.")
