@@ -29,7 +29,7 @@ from ecgecho.simulate.person import Person
 from ecgecho.types import F32, STANDARD_LEADS
 
 NAME = "echonext"
-READ_BY = ""
+READ_BY = "ecgecho index echonext {root} --out {beside}"
 
 RATE_HZ, SAMPLES = 250, 2500
 BASELINE_S = 0.6
@@ -44,6 +44,9 @@ ORDINALS = (
     "aortic_stenosis", "aortic_regurgitation", "mitral_regurgitation", "tricuspid_regurgitation", "pulmonary_regurgitation",
     "rv_systolic_dysfunction",
 )  # fmt: skip
+GRADED = (*(f"{name}_value" for name in ORDINALS[:-1]), "rv_systolic_function_value", "pericardial_effusion_value")
+"""Columns of words."""
+RIGHT_VENTRICLE = ("normal", "mildly_reduced", "moderately_reduced", "severely_reduced")
 FLAGS = (
     "lvef_lte_45_flag", "lvwt_gte_13_flag", *(f"{name}_moderate_or_greater_flag" for name in ORDINALS),
     "pericardial_effusion_moderate_large_flag", "pasp_gte_45_flag", "tr_max_gte_32_flag", "shd_moderate_or_greater_flag",
@@ -58,7 +61,7 @@ TABLES = {
             "ecg_key", "patient_key", "age_at_ecg", "sex", "acquisition_year", "location_setting", "race_ethnicity",
             "most_recent_ecg", "ventricular_rate", "atrial_rate", "pr_interval", "qrs_duration", "qt_corrected", "split", *FLAGS,
             "lvef_value", "ivs_measurement", "lvpw_measurement", "pasp_value", "tr_max_velocity_value",
-            *(f"{name}_value" for name in ORDINALS), "pericardial_effusion_value",
+            *GRADED,
         ),
     )
 }  # fmt: skip
@@ -203,7 +206,7 @@ def _labels(heart: Heart, reading: Reading, rng: np.random.Generator) -> Row:
     weak = 0 if reading.tapse_mm >= 16 else 1 if reading.tapse_mm >= 13.5 else 2 if reading.tapse_mm >= 11 else 3
     grades = (
         heart.aortic_stenosis, heart.aortic_regurgitation, heart.mitral_regurgitation, heart.tricuspid_regurgitation,
-        int(rng.random() < 0.006) * 2, weak,
+        int(rng.random() < 0.006) * 2,
     )  # fmt: skip
     effusion = 2 if rng.random() < 0.012 else 0
     velocity = f"{np.sqrt(reading.tr_mmhg / 4):.2f}"
@@ -212,7 +215,7 @@ def _labels(heart: Heart, reading: Reading, rng: np.random.Generator) -> Row:
     flags = [
         has["lvef"] and reading.lvef <= 45,
         has["walls"] and max(map(float, walls)) >= 1.3,
-        *(has["valves"] and grade >= 2 for grade in grades),
+        *(has["valves"] and grade >= 2 for grade in (*grades, weak)),
         effusion >= 2,
         has["pasp"] and pressure >= 45,
         has["tr"] and float(velocity) >= 3.2,
@@ -222,7 +225,8 @@ def _labels(heart: Heart, reading: Reading, rng: np.random.Generator) -> Row:
     return [
         *(int(flag) for flag in flags), int(any(flags)), reading.lvef if has["lvef"] else "",
         *(walls if has["walls"] else ("", "")), pressure if has["pasp"] else "", velocity if has["tr"] else "", *words,
-        "moderate" if effusion else "none" if has["valves"] else "presumed none",
+        RIGHT_VENTRICLE[weak] if has["valves"] else "",
+        "moderate" if effusion else "none" if has["valves"] else "",
     ]  # fmt: skip
 
 
