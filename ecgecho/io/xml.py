@@ -61,11 +61,13 @@ def parse(path: Path, roots: Collection[str]) -> ET.Element:
                 raise ItemError("damaged_header", f"{path.name}: its XML breaks off or is damaged at {line}:{column}") from None
         except DefusedXmlException:
             raise ItemError("unsafe_xml", f"{path.name} declares entities or refers to other documents") from None
-        except (ValueError, LookupError) as err:
+        except LookupError:  # an encoding that Python does not know either
+            continue
+        except ValueError as err:
             if isinstance(err, ItemError):
                 raise
             raise ItemError("damaged_header", f"{path.name}: its XML cannot be read") from None
-    raise AssertionError
+    raise ItemError("damaged_header", f"{path.name}: its XML is in no encoding that can be read")
 
 
 def _parse(data: bytes, path: Path, roots: Collection[str], encoding: str | None) -> ET.Element:
