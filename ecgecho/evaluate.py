@@ -33,6 +33,7 @@ import ecgecho
 import embed_cache
 from ecgecho import catalog as tables
 from ecgecho import config, embed, log, pairs, plugins, stats
+from ecgecho import tasks as questions
 from ecgecho.catalog import Catalog, subject_tag
 from ecgecho.data.sources import catalog_hash
 from ecgecho.data.tables import SignalTable
@@ -61,12 +62,14 @@ def evaluate(
     seed: int = 0,
     bootstraps: int = 1000,
     window_days: float = pairs.WINDOW_DAYS,
+    tasks: Sequence[str] | None = None,
     settings: Sequence[str] = (),
     out: Path | None = None,
     device: str = "auto",
 ) -> Json:
     """Judge a run on the test split of its own catalogs, or of another; writes `out` (default `place`), gives the same.
 
+    `tasks` are names that `tasks.find` knows; without, the usual ones and those that the run was trained on.
     `settings` are words such as "fine_tune.steps=40". All rows of the result are `EvalRow` without its arrays.
     """
     began = time.monotonic()
@@ -76,7 +79,8 @@ def evaluate(
     catalogs, stores = _sources(student, catalog, ecg)
     notes = _refuse_leaks(student, catalogs)
     signals = student.open_signals(stores)
-    cohort = _cohort(catalogs, signals, window_days)
+    wanted = tasks if tasks is not None else (*questions.JUDGED, *student.tasks)
+    cohort = _cohort(catalogs, signals, tuple(questions.find(name, catalogs) for name in dict.fromkeys(wanted)), window_days)
     log.say(f"judging {run.name} on {cohort.describe()}")
     inputs = _inputs(student, signals, cohort, shares=tuple(labels_share), seed=seed, bootstraps=bootstraps)
 
@@ -171,9 +175,8 @@ class Cohort:
         return f"{counts['test']['ecgs']} test ECGs of {counts['test']['subjects']} subjects ({labelled})"
 
 
-def _cohort(catalogs: Sequence[Catalog], signals: SignalTable, window_days: float) -> Cohort:
+def _cohort(catalogs: Sequence[Catalog], signals: SignalTable, tasks: tuple[Task, ...], window_days: float) -> Cohort:
     """Test ECGs with a report or a label, and labelled ECGs of the other splits; those the stores lack are counted."""
-    tasks = tuple(pairs.TASKS.values())
     parts, notes, absent = [], [], 0
     for number, catalog in enumerate(catalogs):
         ecgs = catalog.ecgs
@@ -185,7 +188,7 @@ def _cohort(catalogs: Sequence[Catalog], signals: SignalTable, window_days: floa
             "catalog": np.full(ecgs.num_rows, number),
         }
         for task in tasks:
-            frame[task.name] = task.of(_values(catalog, task, window_days))
+            frame[task.name] = questions.answers(catalog, ecgs["ecg_id"].to_pylist(), task, window_days)
         text_row = pc.index_in(_flat(ecgs["ecg_id"]), value_set=_flat(catalog.pairs["ecg_id"]))
         frame["text_id"] = _flat(catalog.pairs["text_id"]).take(text_row)
         part = pa.table(frame)
@@ -217,13 +220,6 @@ def _cohort(catalogs: Sequence[Catalog], signals: SignalTable, window_days: floa
         texts=texts,
         notes=notes,
     )
-
-
-def _values(catalog: Catalog, task: Task, window_days: float) -> stats.F64:
-    """The measurement nearest to each ECG; all NaN where the catalog has none of that name."""
-    if not catalog.labels_named(task.label).num_rows:
-        return np.full(catalog.ecgs.num_rows, np.nan)
-    return pairs.label_values(catalog, catalog.ecgs["ecg_id"].to_pylist(), task.label, window_days)
 
 
 def _reports(catalogs: Sequence[Catalog], whole: pa.Table, rows: I64) -> tuple[I64, tuple[str, ...]]:

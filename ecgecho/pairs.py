@@ -8,8 +8,10 @@ subject are an error.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgecho.catalog import SCHEMAS, SPLITS, Catalog, IndexOptions, cine_rows, nearest, subject_tag
-from ecgecho.types import I64, Task, UsageError, UserError
+from ecgecho.types import I64, Bool, UsageError, UserError
 
 F64 = npt.NDArray[np.float64]
 
@@ -29,6 +31,7 @@ SPLIT_SHARES = (("train", 0.7), ("val", 0.1), ("test", 0.2))
 WINDOW_DAYS = 30.0
 """An ECG and an echo at most this far apart show the same heart (MIMIC's clocks disagree by hours, so never below a day)."""
 MIN_WINDOW_DAYS = 1.0
+MAX_WINDOW_DAYS = 36_500.0
 
 # Which datasets hold the same people under the same ids (datasets.md section 0). A module whose ids differ from those of
 # its family must translate them before it asks for a split. What is not here is a family of its own.
@@ -45,19 +48,6 @@ FAMILIES: dict[str, str] = {
     "ptb": "cinc",
     "incart": "cinc",
 }
-
-TASKS: dict[str, Task] = {
-    "lvef_lt_40": Task(name="lvef_lt_40", label="lvef", op="<", threshold=40.0, unit="%", title="LVEF < 40 %"),
-    "severe_lvh": Task(
-        name="severe_lvh", label="wall_mm", op=">=", threshold=16.0, unit="mm", title="severe LVH (wall >= 16 mm)"
-    ),
-    "dilated_lv": Task(
-        name="dilated_lv", label="lvedd_mm", op=">=", threshold=56.0, unit="mm", title="dilated LV (LVEDD >= 56 mm)"
-    ),
-}
-"""Dilation: an inner diameter at end-diastole of at least 56 mm, one cut for all (the ASE/EACVI recommendations of 2015 end
-the normal range at 52 mm for women and 58 mm for men). Severe hypertrophy: the thicker of septum and inferolateral wall is at
-least 16 mm (where "severely abnormal" starts for women in the same recommendations; 17 mm for men)."""
 
 
 def family_of(dataset: str) -> str:
@@ -129,28 +119,39 @@ def check_together(catalogs: Sequence[Catalog]) -> list[str]:
 def make_pairs(
     ecgs: pa.Table, clips: pa.Table, texts: pa.Table, subjects: pa.Table, options: IndexOptions = IndexOptions()
 ) -> pa.Table:
-    """The table `pairs`: for every ECG its text and the nearest study with cines of the same subject within the window.
+    """The table `pairs`: every ECG in the order of `ecgs`, with its text and its studies with cines.
 
-    One row per ECG, in the order of `ecgs`. `gap_days` is the time of the study (its first clip) minus that of the ECG, in
-    days; exactly `window_days` is within; of two studies equally near, the earlier one, then the first by id. An ECG or a
-    study without a time has no neighbour. Of several texts of an ECG the first in the table is taken.
+    A study is in the window of an ECG of the same subject when its time (that of its first cine) minus the time of the ECG
+    lies from `low` to `high` days, ends included; that difference is `gap_days`. An ECG or a study without a time is in no
+    window. With `same_admission` both must name the same admission as well; none is the same as none.
+
+    match="nearest": one row an ECG, with the study nearest in time; of two equally near the earlier one, then the first by id.
+    match="all": one row for every study in the window, the nearest first, by the same order; an ECG without any has one row.
+    The `weight` of a row is one over the number of rows of its ECG. Of several texts of an ECG the first in the table is taken.
     """
-    window_days = max(abs(end) for end in options.window_days)
-    check_window(window_days)
+    check_window(options.window_days)
     studies = _studies(clips)
-    found = nearest_in_time(ecgs, studies, window_days)
+    keys = ("subject_id", "admission_id") if options.same_admission else ("subject_id",)
+    line = _Timeline.of(ecgs, studies, options.window_days, keys)
+    if options.match == "nearest":
+        found = line.nearest()
+        ecg_row, study_row, gap_days = np.arange(ecgs.num_rows), found.row, found.gap_days
+    else:
+        ecg_row, study_row, gap_days = line.all()
+    rows_each = np.bincount(ecg_row, minlength=ecgs.num_rows)
     texts = texts.filter(pc.is_valid(texts["ecg_id"]))
     text_row = pc.index_in(_flat(ecgs["ecg_id"]), value_set=_flat(texts["ecg_id"]))
     subject_row = pc.index_in(_flat(ecgs["subject_id"]), value_set=_flat(subjects["subject_id"]))
+    place = pa.array(ecg_row)
     return pa.table(
         {
-            "ecg_id": ecgs["ecg_id"],
-            "subject_id": ecgs["subject_id"],
-            "study_id": _flat(studies["study_id"]).take(_or_null(found.row)),
-            "text_id": _flat(texts["text_id"]).take(text_row),
-            "gap_days": pa.array(found.gap_days, mask=found.row < 0),
-            "split": _flat(subjects["split"]).take(subject_row),
-            "weight": pa.array(np.ones(ecgs.num_rows)),
+            "ecg_id": _flat(ecgs["ecg_id"]).take(place),
+            "subject_id": _flat(ecgs["subject_id"]).take(place),
+            "study_id": _flat(studies["study_id"]).take(_or_null(study_row)),
+            "text_id": _flat(texts["text_id"]).take(text_row.take(place)),
+            "gap_days": pa.array(gap_days, mask=study_row < 0),
+            "split": _flat(subjects["split"]).take(subject_row.take(place)),
+            "weight": pa.array(1.0 / rows_each[ecg_row]),
         },
         schema=SCHEMAS["pairs"],
     )
@@ -218,60 +219,124 @@ def nearest_in_time(queries: pa.Table, candidates: pa.Table, window_days: float)
     """For every query row the candidate row of the same subject nearest in time, at most `window_days` away.
 
     Both tables have `subject_id` and `time`. Of two equally near the earlier; of two at the same time the first row.
-    Subject and time become one sortable integer, so that two binary searches answer all queries at once.
     """
-    people = pc.unique(pa.chunked_array([*queries["subject_id"].chunks, *candidates["subject_id"].chunks], pa.string()))
-    q_who, c_who = (
-        pc.index_in(_flat(t["subject_id"]), value_set=people).to_numpy(zero_copy_only=False) for t in (queries, candidates)
-    )
-    (q_time, q_known), (c_time, c_known) = _microseconds(queries["time"]), _microseconds(candidates["time"])
-    rows = np.flatnonzero(c_known)
-    none = np.full(queries.num_rows, -1, np.int64)
-    if not len(rows) or not queries.num_rows:
-        return Nearest(row=none, gap_days=np.full(queries.num_rows, np.nan))
-    moments = np.unique(np.concatenate([c_time[rows], q_time]))
-    step = len(moments)
-    c_key = c_who[rows].astype(np.int64) * step + np.searchsorted(moments, c_time[rows])
-    order = np.argsort(c_key, kind="stable")
-    c_key, rows = c_key[order], rows[order]
-    q_key = q_who.astype(np.int64) * step + np.searchsorted(moments, q_time)
-
-    after = np.searchsorted(c_key, q_key, side="left")
-    before = np.searchsorted(c_key, c_key[np.maximum(after - 1, 0)], side="left")  # the first row at that moment
-    distance, choice = np.full(queries.num_rows, np.iinfo(np.int64).max), none
-    for place, inside in ((before, after > 0), (after, after < len(c_key))):  # the earlier one first: it wins a tie
-        row = rows[np.minimum(place, len(rows) - 1)]
-        valid = inside & q_known & (c_who[row] == q_who)
-        apart = np.where(valid, np.abs(c_time[row] - q_time), np.iinfo(np.int64).max)
-        nearer = valid & (apart < distance)
-        distance, choice = np.where(nearer, apart, distance), np.where(nearer, row, choice)
-    choice = np.where(distance <= int(window_days * DAY_US), choice, -1)
-    gap = np.where(choice >= 0, (c_time[choice] - q_time) / DAY_US, np.nan)
-    return Nearest(row=choice, gap_days=gap)
+    return _Timeline.of(queries, candidates, (-window_days, window_days), ("subject_id",)).nearest()
 
 
 DAY_US = 86_400_000_000
+_FAR = np.iinfo(np.int64).max
 
 
-def check_window(window_days: float) -> None:
-    """Refuse a window that clock skew alone exceeds."""
-    if not MIN_WINDOW_DAYS <= window_days <= 36_500:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Timeline:
+    """Candidates in order of owner and time, and where each query falls among them.
+
+    Owner and time become one sortable integer, so that binary searches answer all queries at once.
+    """
+
+    rows: I64
+    """The candidates in order, as rows of their table; those without a time or an owner are left out."""
+    time: I64
+    """Theirs, in microseconds."""
+    query_time: I64
+    first: I64
+    """Per query: the candidates in its window are [first, end) in that order; none where the query has no time or owner."""
+    end: I64
+    at: I64
+    """Per query: the first candidate of its owner that is not earlier, kept within [first, end]."""
+
+    @classmethod
+    def of(cls, queries: pa.Table, candidates: pa.Table, window_days: tuple[float, float], owner: Sequence[str]) -> _Timeline:
+        """`owner` are the columns that must agree; one that is null agrees with nothing."""
+        q_who, c_who = _owners(queries, candidates, owner)
+        (q_time, q_known), (c_time, c_known) = _microseconds(queries["time"]), _microseconds(candidates["time"])
+        q_known &= q_who >= 0
+        rows = np.flatnonzero(c_known & (c_who >= 0))
+        moments = np.unique(c_time[rows])
+        step = len(moments) + 1
+        key = c_who[rows] * step + np.searchsorted(moments, c_time[rows])
+        order = np.argsort(key, kind="stable")
+        key, rows = key[order], rows[order]
+        low, high = math.ceil(window_days[0] * DAY_US), math.floor(window_days[1] * DAY_US)
+
+        def place(time: I64, side: Literal["left", "right"]) -> I64:
+            return np.searchsorted(key, q_who * step + np.searchsorted(moments, time, side=side), side="left")
+
+        first, end = place(q_time + low, "left"), place(q_time + high, "right")
+        end = np.where(q_known, np.maximum(end, first), first)
+        return cls(
+            rows=rows,
+            time=c_time[rows],
+            query_time=q_time,
+            first=first,
+            end=end,
+            at=np.clip(place(q_time, "left"), first, end),
+        )
+
+    def nearest(self) -> Nearest:
+        """One candidate a query: of two equally near the earlier, of two at the same time the first row."""
+        if not len(self.rows):
+            nothing = np.full(len(self.query_time), -1, np.int64)
+            return Nearest(row=nothing, gap_days=np.full(len(nothing), np.nan))
+        last = len(self.rows) - 1
+        # The last one before, or the first row at that moment: the run of equal keys begins where owner or time changes.
+        starts = np.r_[True, (np.diff(self.time) != 0)]
+        begin = np.maximum.accumulate(np.where(starts, np.arange(len(self.rows)), 0))
+        before = np.maximum(begin[np.clip(self.at - 1, 0, last)], self.first)
+        after = np.minimum(self.at, last)
+        apart_before = np.where(self.at > self.first, np.abs(self.time[np.minimum(before, last)] - self.query_time), _FAR)
+        apart_after = np.where(self.at < self.end, np.abs(self.time[after] - self.query_time), _FAR)
+        place = np.where(apart_before <= apart_after, np.minimum(before, last), after)
+        found = self.end > self.first
+        gap = np.where(found, (self.time[place] - self.query_time) / DAY_US, np.nan)
+        return Nearest(row=np.where(found, self.rows[place], -1), gap_days=gap)
+
+    def all(self) -> tuple[I64, I64, F64]:
+        """(M,) query, (M,) candidate row or -1, (M,) gap in days or NaN: the nearest first, a query with none once."""
+        number = self.end - self.first
+        query = np.repeat(np.arange(len(number)), np.maximum(number, 1))
+        start = np.cumsum(np.maximum(number, 1)) - np.maximum(number, 1)
+        place = self.first[query] + np.arange(len(query)) - start[query]
+        found = number[query] > 0
+        if not len(self.rows):
+            return query, np.full(len(query), -1, np.int64), np.full(len(query), np.nan)
+        place = np.minimum(place, len(self.rows) - 1)
+        gap = self.time[place] - self.query_time[query]
+        order = np.lexsort((place, np.abs(gap), query))  # places are in order of time, then of the rows
+        query, place, gap, found = query[order], place[order], gap[order], found[order]
+        return query, np.where(found, self.rows[place], -1), np.where(found, gap / DAY_US, np.nan)
+
+
+def _owners(queries: pa.Table, candidates: pa.Table, columns: Sequence[str]) -> tuple[I64, I64]:
+    """Equal numbers where all `columns` agree, -1 where one of them is null."""
+    joined = [pc.binary_join_element_wise(*(_flat(t[c]) for c in columns), "\x1f") for t in (queries, candidates)]
+    known = pc.unique(pa.chunked_array(joined, pa.string())).drop_null()
+    one, two = (pc.fill_null(pc.index_in(column, value_set=known), -1).to_numpy(zero_copy_only=False) for column in joined)
+    return one.astype(np.int64), two.astype(np.int64)
+
+
+def check_window(window_days: float | tuple[float, float]) -> None:
+    """Refuse a window (low, high), or one of as many days on both sides, that clock skew alone exceeds."""
+    low, high = (-window_days, window_days) if isinstance(window_days, (int, float)) else window_days
+    shown = f"{high:g}" if low == -high else f"{low:g} to {high:g}"
+    if not low <= high:  # also where one is not a number
+        raise UsageError(f"the window is {shown} days; it must begin before it ends, as in -30 to 30.")
+    if not MIN_WINDOW_DAYS <= max(abs(low), abs(high)) <= MAX_WINDOW_DAYS:
         raise UsageError(
-            f"the window is {window_days} days; it must be {MIN_WINDOW_DAYS:g} or more: clocks of carts are off by hours."
+            f"the window is {shown} days; it must reach {MIN_WINDOW_DAYS:g} or more: clocks of carts are off by hours."
         )
 
 
 def _studies(clips: pa.Table) -> pa.Table:
-    """study_id, subject_id and first time of the studies that have a cine, sorted by id."""
+    """study_id, subject_id, first time and admission (the first by id) of the studies that have a cine, sorted by id."""
     cines = clips.filter(cine_rows(clips))
-    made = cines.group_by("study_id").aggregate([("subject_id", "min"), ("time", "min")]).sort_by("study_id")
-    return made.rename_columns(
-        [{"subject_id_min": "subject_id", "time_min": "time"}.get(name, name) for name in made.column_names]
-    )
+    columns = ("subject_id", "time", "admission_id")
+    made = cines.group_by("study_id").aggregate([(name, "min") for name in columns]).sort_by("study_id")
+    return made.rename_columns([name.removesuffix("_min") for name in made.column_names])
 
 
-def _microseconds(times: pa.ChunkedArray) -> tuple[I64, npt.NDArray[np.bool_]]:
-    known = times.is_valid().to_numpy()
+def _microseconds(times: pa.ChunkedArray) -> tuple[I64, Bool]:
+    known = times.is_valid().to_numpy().copy()
     return pc.fill_null(times.cast(pa.int64()), 0).to_numpy(), known
 
 

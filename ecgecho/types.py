@@ -6,6 +6,7 @@ D embedding, L samples, H x W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -152,6 +153,9 @@ class EcgContract:
     """Butterworth order 4, forward and backward, before resampling; None filters nothing."""
     short: Literal["refuse", "zero_pad"] = "zero_pad"
     """A recording shorter than the window: refused, or padded with zeros at its end."""
+    unit: Literal["mv", "zscore"] = field(default="mv", metadata={"omit_default": True})
+    """mv refuses recordings whose millivolts nobody knows. zscore takes them: every lead of every recording is brought to mean
+    0 and standard deviation 1 over its window, last of all, which forgets how high its voltages were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,12 +337,17 @@ class Task:
     unit: str
     title: str
     """As printed, e.g. "LVEF < 40 %"."""
+    below: float = math.inf
+    """A second bound: positives are less than this as well."""
+    also: tuple[str, ...] = ()
+    """Further labels that answer it, where `label` does not."""
 
     def of(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """1 positive, 0 negative, -1 where the value is NaN."""
         known = np.isfinite(values)
         compare = {"<": np.less, "<=": np.less_equal, ">=": np.greater_equal, ">": np.greater}[self.op]
-        return np.where(known, compare(np.where(known, values, 0.0), self.threshold), -1).astype(np.int64)
+        asked = np.where(known, values, 0.0)
+        return np.where(known, compare(asked, self.threshold) & (asked < self.below), -1).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ecgecho import tasks
 from ecgecho.catalog import Catalog, subject_tag
 from ecgecho.config import DataOptions
 from ecgecho.data.texts import key_of
-from ecgecho.pairs import TASKS, check_together, label_values
-from ecgecho.types import F32, I64, Bool, UsageError, UserError
+from ecgecho.pairs import check_together
+from ecgecho.types import F32, I64, Bool, Task, UserError
 
 SPLITS = ("train", "val", "test")
 
@@ -36,7 +37,7 @@ class Examples:
     labels_valid: Bool
     """(N, K)."""
     pair_ecg: I64
-    """(P,) in this split, each once."""
+    """(P,) in this split; an ECG with several studies stands here once for each, but in the splits held out once."""
     pair_study: I64
     """(P,) in the list of studies."""
 
@@ -62,8 +63,13 @@ class Material:
 def join(
     catalogs: Sequence[Catalog], ecg_rows: Mapping[str, int], clip_rows: Mapping[str, int], options: DataOptions
 ) -> Material:
-    """Catalogs and the ids of the stores -> the examples of every split. A subject in two splits, or in none, is refused."""
-    notes = check_together(catalogs)
+    """Catalogs and the ids of the stores -> the examples of every split. A subject in two splits, or in none, is refused.
+
+    An ECG that the catalog pairs with several studies is passed with each of them in training, every pair once a pass whatever
+    its `weight`; held out it keeps the nearest, so that every ECG is judged once.
+    """
+    notes = [*check_together(catalogs), *_narrow_windows(catalogs, options.window_days)]
+    asked = [tasks.find(name, catalogs) for name in options.tasks]
     clips = _Clips(catalogs, clip_rows, options.views)
     subjects: dict[tuple[str, str], int] = {}
     texts: dict[str, int] = {}
@@ -72,11 +78,11 @@ def join(
     columns: dict[str, _Columns] = {name: _Columns() for name in SPLITS}
     unread = 0
     for number, catalog in enumerate(catalogs):
-        text_of, study_of = _pairs(catalog, options.window_days)
+        text_of, studies_of = _pairs(catalog, options.window_days)
         split_of = dict(zip(*(catalog.subjects.column(c).to_pylist() for c in ("subject_id", "split")), strict=True))
         ecg_ids, subject_ids = (catalog.ecgs.column(c).to_pylist() for c in ("ecg_id", "subject_id"))
         _check_splits(catalog, subject_ids, split_of)
-        labels = _labels(catalog, ecg_ids, options)
+        labels = _labels(catalog, ecg_ids, asked, options.window_days)
         for place, (ecg_id, subject_id) in enumerate(zip(ecg_ids, subject_ids, strict=True)):
             if ecg_id in seen:
                 raise UserError(f"ECG {ecg_id!r} of {catalog.path} is in an earlier catalog too; give each recording once.")
@@ -90,8 +96,8 @@ def join(
             if key and key not in texts:
                 texts[key] = len(shown)
                 shown.append(text)
-            study = clips.study(number, study_of.get(ecg_id, ""))
-            if study >= 0:
+            studies = [s for s in (clips.study(number, study) for study in studies_of.get(ecg_id, ())) if s >= 0]
+            for study in studies if here is columns["train"] else studies[:1]:
                 here.pair_ecg.append(len(here.ecg_id))
                 here.pair_study.append(study)
             here.ecg_id.append(ecg_id)
@@ -125,29 +131,40 @@ def _check_splits(catalog: Catalog, subject_ids: Sequence[str], split_of: Mappin
         )
 
 
-def _labels(catalog: Catalog, ecg_ids: list[str], options: DataOptions) -> I64:
-    """(n, K) 1, 0, or -1 where no measurement lies within the window."""
-    for name in options.tasks:
-        if name not in TASKS:
-            raise UsageError(f"there is no task {name!r} for data.tasks. There is: {', '.join(TASKS)}.")
-    tasks = [TASKS[name] for name in options.tasks]
-    columns = [task.of(label_values(catalog, ecg_ids, task.label, options.window_days)) for task in tasks]
+def _labels(catalog: Catalog, ecg_ids: list[str], asked: Sequence[Task], window_days: float) -> I64:
+    """(n, K) 1, 0, or -1 where no label lies within the window."""
+    columns = [tasks.answers(catalog, ecg_ids, task, window_days) for task in asked]
     return np.stack(columns, axis=1) if columns else np.empty((len(ecg_ids), 0), np.int64)
 
 
-def _pairs(catalog: Catalog, window_days: float) -> tuple[dict[str, str], dict[str, str]]:
-    """ECG -> its text, and ECG -> its study within the window."""
+def _pairs(catalog: Catalog, window_days: float) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """ECG -> its text, and ECG -> its studies within the window, the nearest first."""
     names = ("ecg_id", "study_id", "text_id", "gap_days")
     table = catalog.pairs
     found = catalog.texts_of(table["text_id"])
     words = dict(zip(found["text_id"].to_pylist(), found["text"].to_pylist(), strict=True))
-    texts, studies = {}, {}
+    texts: dict[str, str] = {}
+    studies: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
     for ecg_id, study_id, text_id, gap_days in zip(*(table[c].to_pylist() for c in names), strict=True):
         if text_id is not None:
             texts[ecg_id] = words[text_id]
         if study_id is not None and (gap_days is None or abs(gap_days) <= window_days):
-            studies[ecg_id] = study_id
-    return texts, studies
+            studies[ecg_id].append((abs(gap_days or 0.0), study_id))
+    nearest = {ecg_id: [study for _, study in sorted(several, key=lambda s: s[0])] for ecg_id, several in studies.items()}
+    return texts, nearest
+
+
+def _narrow_windows(catalogs: Sequence[Catalog], window_days: float) -> list[str]:
+    """Which catalogs were paired within fewer days than are asked for: farther studies are not in them."""
+    notes = []
+    for catalog in catalogs:
+        window = (catalog.meta.get("pairing") or {}).get("window_days")
+        if window and window_days > max(abs(end) for end in window):
+            notes.append(
+                f"data.window_days is {window_days:g}, but {catalog.path} pairs ECGs with echo studies of {window[0]:g} to "
+                f"{window[1]:g} days only; index it again with a wider --window-days to have those that are farther"
+            )
+    return notes
 
 
 @dataclass(slots=True)

@@ -56,7 +56,8 @@ class Spec:
     """Raised when the same files would make another catalog."""
     parts: Mapping[str, Sequence[str]]
     """Part -> names of its table (case, separators, .csv and .gz play no part; "A4C/FileList.csv" where the folder decides), of
-    another file, of a folder ("videos/"), or a pattern with * (the part is then the folder that holds such files)."""
+    another file, of a folder ("videos/"), or a pattern with * (the part is then the folder that holds such files; of those of
+    several folders where it begins with **/)."""
     needs: Sequence[str]
     """Parts without which a root is refused."""
     read: Callable[[Reading], Tables]
@@ -353,6 +354,11 @@ def write(
     return result
 
 
+def _pairing(options: IndexOptions) -> Json:
+    """How ECGs and studies were brought together."""
+    return {"window_days": list(options.window_days), "match": options.match, "same_admission": options.same_admission}
+
+
 def option_inputs(options: IndexOptions) -> Json:
     """Of the options those that decide what the catalog holds."""
     found = dataclasses.asdict(options)
@@ -368,7 +374,10 @@ class _Defects:
     rows: list[tuple[str, str, str, int]]
 
     def __iter__(self) -> Iterator[pa.Table]:
-        columns = list(zip(*self.rows, strict=True)) or [(), (), (), ()]
+        number: dict[tuple[str, str, str], int] = {}
+        for item, code, detail, count in self.rows:
+            number[item, code, detail] = number.get((item, code, detail), 0) + count
+        columns = list(zip(*((*what, count) for what, count in number.items()), strict=True)) or [(), (), (), ()]
         yield pa.table(
             [pa.array(column, kind.type) for column, kind in zip(columns, SCHEMAS["defects"], strict=True)],
             SCHEMAS["defects"].names,

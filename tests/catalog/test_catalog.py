@@ -70,14 +70,27 @@ def test_counts_tell_rows_by_split(tmp_path):
     counts = write_small(tmp_path / "cat").meta["counts"]
     assert counts["clips"] == {"all": 2, "train": 2, "val": 0, "test": 0, "none": 0}
     assert counts["studies_with_cines"]["train"] == 1
-    assert counts["pairs"]["test"] == 1
-    assert counts["pairs_with_echo"]["all"] == counts["pairs_with_text"]["all"] == 1
+    assert counts["pairs_with_echo"]["all"] == counts["ecgs_with_echo"]["all"] == counts["ecgs_with_text"]["all"] == 1
     assert counts["label_names"] == {"lvef": 1, "wall_mm": 1}
+
+
+def test_an_ecg_with_several_studies_is_counted_once_where_ecgs_are_counted(tmp_path):
+    more = rows("clips", ("c1", "s1", "a", "x", T0), ("c2", "s2", "a", "y", T0))
+    several = rows("pairs", ("e1", "a", "s1", "t1", 0.0, "train", 0.5), ("e1", "a", "s2", "t1", 0.0, "train", 0.5))
+    counts = write_small(tmp_path / "cat", clips=more, pairs=several).meta["counts"]
+    assert (counts["pairs_with_echo"]["all"], counts["ecgs_with_echo"]["all"], counts["ecgs_with_text"]["all"]) == (2, 1, 1)
+
+
+def test_the_rows_of_an_ecg_name_one_text(tmp_path):
+    more = rows("clips", ("c1", "s1", "a", "x", T0), ("c2", "s2", "a", "y", T0))
+    several = rows("pairs", ("e1", "a", "s1", "t1", 0.0, "train", 0.5), ("e1", "a", "s2", None, 0.0, "train", 0.5))
+    with pytest.raises(UserError, match="ECG e1 has two texts"):
+        write_small(tmp_path / "cat", clips=more, pairs=several)
 
 
 def test_a_description_prints_every_count(tmp_path):
     text = catalog.render(catalog.describe(write_small(tmp_path / "cat")))
-    for word in ("subjects", "ecgs", "texts", "studies with cines", "clips", "pairs with echo", "lvef 1"):
+    for word in ("subjects", "ecgs", "texts", "studies with cines", "clips", "pairs with echo", "ecgs with echo", "lvef 1"):
         assert word in text
 
 
@@ -151,6 +164,11 @@ WRONG = {
     "a pair with an unknown study": ({"pairs": PAIRS.assign(study_id="s9")}, "study_id s9 in row 0 is not in clips.parquet"),
     "a pair with an unknown text": ({"pairs": PAIRS.assign(text_id="t9")}, "text_id t9 in row 0 is not in texts.parquet"),
     "a pair in another split": ({"pairs": PAIRS.assign(split="test")}, "is in split 'test', its subject in 'train'"),
+    "a pair twice": ({"pairs": pd.concat([PAIRS, PAIRS])}, "ECG e1 stands with study s1 twice"),
+    "an ECG with and without a study": (
+        {"pairs": pd.concat([PAIRS, PAIRS.assign(study_id=None)])},
+        "ECG e1 has a row without a study beside others",
+    ),
     "a pair of two subjects": (
         {"pairs": PAIRS.assign(ecg_id="e2", subject_id="b", split="test")},
         "its study_id does not belong",

@@ -13,7 +13,7 @@ from tiny_world import DIM, quick_recipe
 import ecgecho
 import embed_cache
 from ecgecho.embed import Student
-from ecgecho.pairs import TASKS
+from ecgecho.tasks import TASKS
 from ecgecho.train import train
 from ecgecho.types import STANDARD_LEADS, UserError
 

@@ -1,0 +1,76 @@
+"""Binary questions about a heart, asked of the labels of a catalog: which there are, and their answer for every ECG.
+
+A label that holds 0 and 1 is a question by its own name (`ptbxl.superclass.MI`). No answer is made up: an ECG without a label
+within the window has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ecgecho.catalog import Catalog, nearest
+from ecgecho.pairs import F64, WINDOW_DAYS, check_window, label_values
+from ecgecho.types import I64, Task, UsageError, UserError
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(name="lvef_lt_40", label="lvef", op="<", threshold=40.0, unit="%", title="LVEF < 40 %"),
+        Task(name="severe_lvh", label="wall_mm", op=">=", threshold=16.0, unit="mm", title="severe LVH (wall >= 16 mm)"),
+        Task(name="dilated_lv", label="lvedd_mm", op=">=", threshold=56.0, unit="mm", title="dilated LV (LVEDD >= 56 mm)"),
+        Task(name="lvef_le_40", label="lvef", op="<=", threshold=40.0, unit="%", title="LVEF <= 40 %"),
+        Task(name="lvef_40_50", label="lvef", op=">=", threshold=40.0, below=50.0, unit="%", title="40 % <= LVEF < 50 %"),
+        Task(name="lvef_ge_50", label="lvef", op=">=", threshold=50.0, unit="%", title="LVEF >= 50 %"),
+        Task(name="edv_gt_150", label="edv_ml", op=">", threshold=150.0, unit="ml", title="EDV > 150 ml"),
+        Task(name="esv_gt_61", label="esv_ml", op=">", threshold=61.0, unit="ml", title="ESV > 61 ml"),
+        Task(name="shd", label="shd", op=">=", threshold=1.0, unit="", title="structural heart disease", also=("echonext.shd",)),
+    )
+}
+"""Dilation: an inner diameter at end-diastole of at least 56 mm, one cut for all (the ASE/EACVI recommendations of 2015 end
+the normal range at 52 mm for women and 58 mm for men). Severe hypertrophy: the thicker of septum and inferolateral wall is at
+least 16 mm (where "severely abnormal" starts for women in the same recommendations; 17 mm for men). Volumes: above the
+normal range of men there (women: 106 and 42 ml).
+
+`shd` is EchoNext's composite (datasets.md section 6): LVEF <= 45 %, wall >= 13 mm, a valve's disease, or dysfunction of the
+right ventricle, of moderate or worse degree, PASP >= 45 mmHg or a tricuspid jet of 3.2 m/s, an effusion of moderate or larger
+size. EchoNext says it itself; how MIMIC-IV's is put together is in `datasets/mimic_iv.py`."""
+
+JUDGED = ("lvef_lt_40", "severe_lvh", "dilated_lv")
+"""What an evaluation asks of every run."""
+
+
+def find(name: str, catalogs: Sequence[Catalog] = ()) -> Task:
+    """The task of that name, or the question that a 0/1 label of these catalogs is."""
+    if name in TASKS:
+        return TASKS[name]
+    labels = sorted({label for catalog in catalogs for label in label_names(catalog)})
+    if name not in labels:
+        raise UsageError(f"there is no task {name!r}, and no label of that name.{nearest(name, [*TASKS, *labels])}")
+    return Task(name=name, label=name, op=">=", threshold=1.0, unit="", title=name)
+
+
+def answers(catalog: Catalog, ecg_ids: Sequence[str], task: Task, window_days: float = WINDOW_DAYS) -> I64:
+    """(n,) 1, 0, or -1 where the catalog has no label of the ECG within the window."""
+    check_window(window_days)
+    names = [name for name in (task.label, *task.also) if name in label_names(catalog)]
+    values: F64 = np.full(len(ecg_ids), np.nan)
+    for name in names:  # the own label first, the others where it is silent
+        found = label_values(catalog, ecg_ids, name, window_days)
+        values = np.where(np.isnan(values), found, values)
+    if task.name not in TASKS and (wrong := values[np.isfinite(values) & ~np.isin(values, (0.0, 1.0))]).size:
+        raise UserError(
+            f"{catalog.path}: the label {task.label!r} holds {wrong[0]:g}, so it is no question by itself. "
+            f"A label of 0 and 1 is, or one of: {', '.join(TASKS)}."
+        )
+    return task.of(values)
+
+
+@lru_cache(maxsize=16)
+def label_names(catalog: Catalog) -> tuple[str, ...]:
+    """The names that the labels of a catalog have."""
+    return tuple(pc.unique(catalog.table("labels", columns=("name",))["name"].cast(pa.string())).to_pylist())
