@@ -378,8 +378,12 @@ def unchanged(path: Path | str, inputs: Json) -> Catalog | None:
     return dataclasses.replace(catalog, unchanged=True) if same and whole else None
 
 
-def replace_defects(catalog: Catalog, item: str, rows: Sequence[tuple[str, str, int]]) -> Catalog:
-    """The catalog with other rows (code, detail, count) of one `item` in its table of defects; nothing else changes."""
+def replace_defects(
+    catalog: Catalog, item: str, rows: Sequence[tuple[str, str, int]], facts: Mapping[str, object] | None = None
+) -> Catalog:
+    """The catalog with other rows (code, detail, count) of one `item` in its table of defects, and `facts` under that name in
+    catalog.json; nothing else changes.
+    """
     rows = [row for row in rows if row[2]]
     kept = catalog.defects.filter(pc.not_equal(catalog.defects["item"], item))
     new = pa.table(
@@ -392,9 +396,9 @@ def replace_defects(catalog: Catalog, item: str, rows: Sequence[tuple[str, str, 
         schema=SCHEMAS["defects"],
     )
     table = pa.concat_tables([kept, new])
-    if table.equals(catalog.defects):
+    told = {**catalog.meta, **({} if facts is None else {item: dict(facts)})}
+    if table.equals(catalog.defects) and told == catalog.meta:
         return catalog
-    told = {**catalog.meta}
     if isinstance(told.get("counts"), dict):
         told["counts"] = {**told["counts"], "defects": int(pc.sum(table["count"]).as_py() or 0)}
     for name, content in (("defects.parquet", None), ("catalog.json", _json_bytes(told))):
@@ -474,6 +478,7 @@ def describe(catalog: Catalog) -> Json:
         "parts": catalog.meta.get("parts", {}),
         "missing": catalog.meta.get("missing", []),
         "headers": catalog.meta.get("headers", {}),
+        "waveforms": catalog.meta.get("waveforms", {}),
         "counts": catalog.meta.get("counts") or counts(catalog),
         "defects": catalog.defects.to_pylist(),
     }
@@ -490,20 +495,32 @@ def render(description: Json, max_defects: int = 20) -> str:
         if isinstance(row, dict) and key != "label_names":
             lines.append(f"{key.replace('_', ' '):<20}" + "".join(f"{row[s]:>10,}" for s in ("all", *SPLITS)))
     if total["label_names"]:
-        lines.append("labels: " + ", ".join(f"{name} {n:,}" for name, n in total["label_names"].items()))
+        lines.append("labels: " + ", ".join(f"{name} {n:,}" for name, n in _label_sets(total["label_names"]).items()))
     lines += [f"found {part}: {path}" for part, path in description["parts"].items()]
     lines += [f"missing: {what}" for what in description["missing"]]
     for fact, values in description.get("headers", {}).items():
         lines.append(f"headers, {fact.replace('_', ' ')}: " + ", ".join(f"{value} {n:,}" for value, n in values.items()))
+    if read := description.get("waveforms"):
+        lines.append("signals read: " + ", ".join(f"{what.replace('_', ' ')} {n:,}" for what, n in read.items()))
     defects = sorted(description["defects"], key=lambda row: -row["count"])
     if defects:
+        shown = defects[:max_defects]
+        code, item = (max(len(row[name]) for row in shown) for name in ("code", "item"))
         lines.append("defects:")
         lines += [
-            f"{row['count']:>10,}  {row['code']}  {row['item']}  {row['detail'] or ''}".rstrip() for row in defects[:max_defects]
+            f"{row['count']:>10,}  {row['code']:<{code}}  {row['item']:<{item}}  {row['detail'] or ''}".rstrip() for row in shown
         ]
         if len(defects) > max_defects:
             lines.append(f"            and {len(defects) - max_defects} more in defects.parquet")
     return "\n".join(lines)
+
+
+def _label_sets(names: Mapping[str, int]) -> dict[str, int]:
+    """Labels by name; those of a set with dots in their names (`ptbxl.form.ABQRS`) together."""
+    sets: dict[str, list[int]] = {}
+    for name, number in names.items():
+        sets.setdefault(name.rpartition(".")[0] or name, []).append(number)
+    return {name if name in names else f"{name}.* ({len(numbers)} names)": sum(numbers) for name, numbers in sets.items()}
 
 
 def cine_rows(clips: pa.Table) -> pa.Array:

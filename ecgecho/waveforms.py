@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ecgecho import catalog
 from ecgecho.catalog import Catalog, Progress
-from ecgecho.decode import EcgTask, look_at_ecg, wfdb_files
+from ecgecho.decode import EcgTask, ecg_files, look_at_ecg
 from ecgecho.io.scan import File, files_at, scan
 from ecgecho.types import Json
 
@@ -50,7 +50,10 @@ def look(found: Catalog, *, workers: int, progress: Progress | None = None) -> C
         count.update((code, "of the signals read") for code in codes["defects"])
     count.update({(code, "cannot be read"): number for code, number in seen.failures().items()})
     count["missing_file", "listed, not there"] += missing
-    return catalog.replace_defects(found, ITEM, [(code, detail, number) for (code, detail), number in sorted(count.items())])
+    rows = [(code, detail, number) for (code, detail), number in sorted(count.items())]
+    faulty = sum(bool(codes["defects"]) for codes in seen.seen.values())
+    facts = {"read": len(seen.seen), "of": len(ids), "with_defects": faulty}
+    return catalog.replace_defects(found, ITEM, rows, facts)
 
 
 def note(found: Catalog, codes: Counter[str]) -> Catalog:
@@ -68,5 +71,5 @@ def _look(task: EcgTask) -> Json:
 
 def _on_disk(found: Catalog, path: str) -> str:
     """The file that holds the samples, relative to the root."""
-    files = wfdb_files(str(found.file(path)))
+    files = ecg_files(str(found.file(path)))
     return Path(files[-1]).relative_to(found.root).as_posix()
