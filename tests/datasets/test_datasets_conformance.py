@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from echo_trees import write_camus, write_dynamic, write_lvh, write_pediatric
 from echonext_tree import write_echonext
 from folder_tree import write_folder
 from mimic_tree import write_tree
@@ -10,12 +11,16 @@ from mimic_tree import write_tree
 from ecgecho import catalog, pairs, plugins
 
 TREES = {
+    "camus": write_camus,
+    "echonet_dynamic": write_dynamic,
+    "echonet_lvh": write_lvh,
+    "echonet_pediatric": write_pediatric,
     "echonext": write_echonext,
     "folder": write_folder,
     "mimic_iv": write_tree,
 }
 QUICK = {"folder": {"workers": 0}}
-OFFICIAL = {"echonext"}
+OFFICIAL = {"camus", "echonet_dynamic", "echonet_lvh", "echonet_pediatric", "echonext"}
 """Datasets whose publisher made the splits."""
 
 
