@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import bisect
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,16 @@ from ecgecho.decode import (
     Decode,
     DecodedEcg,
     EcgTask,
+    EcgUnit,
     EchoTask,
+    VcgMethod,
     contract_columns,
     decode_clip,
     decode_ecg,
+    ecg_files,
+    ecg_fingerprint,
     least_lines,
-    wfdb_files,
+    source_tag,
 )
 from ecgecho.echo.moments import moments
 from ecgecho.job import Job, Progress, Target
@@ -174,23 +179,41 @@ def ecg_job(
     part_rows: int | None = None,
     workers: int | None = None,
     key: str = "",
+    vcg: VcgMethod = "dower",
+    flip_z: bool = False,
     progress: Progress | None = None,
 ) -> Job:
-    """Every ECG of a catalog into an ECG store at `out`, under a contract or (None) as recorded."""
+    """Every ECG of a catalog into an ECG store at `out`, under a contract or (None) as recorded.
+
+    Recordings of X, Y and Z become 12 leads by `vcg` and are named in their rows ("derived_from_xyz"). A store is in mV, or in
+    z-scores where all of the catalog's ECGs are; under a contract that is the contract's unit.
+    """
     ecgs = catalog.ecgs.sort_by([("subject_id", "ascending"), ("ecg_id", "ascending")])
     erased = _erasure_names(out)
     ecgs = _not_erased(catalog, ecgs, out, key)
     path_of = _Paths(catalog.root, ecgs["ecg_id"], ecgs["path"])
 
-    def files_of(item: str) -> tuple[str, ...]:
-        return wfdb_files(path) if (path := path_of(item)) else ()
+    sources = catalog.ecg_sources(ecgs)
+    zscores = sum(source.unit == "zscore" for source in sources.values())
+    unit: EcgUnit = "zscore" if zscores and zscores == ecgs.num_rows else "mv"
+    _check_unit(contract, unit, str(catalog.path))
 
+    def files_of(item: str) -> tuple[str, ...]:
+        return ecg_files(path) if (path := path_of(item)) else ()
+
+    target = _ecg_target(
+        out, contract, ecgs["ecg_id"].to_pylist(), files_of, part_rows, erased, unit=unit, vcg=vcg, flip_z=flip_z
+    )
+    target.tag_of = lambda item: source_tag(sources.get(item))
+    target.mark_of = lambda item: ecg_fingerprint(path_of(item), sources.get(item))
     return Job(
-        target=_ecg_target(out, contract, ecgs["ecg_id"].to_pylist(), files_of, part_rows, erased),
+        target=target,
         stage=Passing,
         row_of=_ecg_row,
         decode=decode_ecg,
-        task_of=lambda item: EcgTask(path=path_of(item), contract=contract),
+        task_of=lambda item: EcgTask(
+            path=path_of(item), contract=contract, source=sources.get(item), unit=unit, vcg=vcg, flip_z=flip_z
+        ),
         workers=_workers(workers),
         timeout_s=ECG_TIMEOUT_S,
         progress=progress,
@@ -217,7 +240,13 @@ def contract_job(
         )
     index = source.index.to_pydict()
     rows = {item: row for row, (item, live) in enumerate(zip(index["id"], index["live"], strict=True)) if live}
-    target = _ecg_target(out, contract, sorted(rows), lambda _: (), part_rows, erased)
+    made = source.manifest.identity
+    unit: EcgUnit = made.get("unit", "mv")
+    _check_unit(contract, unit, str(raw))
+    target = _ecg_target(
+        out, contract, sorted(rows), lambda _: (), part_rows, erased,
+        unit=unit, vcg=made.get("vcg", "dower"), flip_z=made.get("flip_z", False),
+    )  # fmt: skip
     target.marks = {item: index["fingerprint"][row] for item, row in rows.items()}
 
     def convert(item: str) -> DecodedEcg:
@@ -236,8 +265,8 @@ def contract_job(
         }
         fs_mhz = int(index["fs_mhz"][row])
         defects = tuple(filter(None, str(index["reason"][row]).split(";")))
-        made = contract_columns(columns, fs_mhz / 1000, contract)
-        return DecodedEcg(columns=made, fs_mhz=fs_mhz, fingerprint=index["fingerprint"][row], defects=defects)
+        prepared = contract_columns(columns, fs_mhz / 1000, contract, unit)
+        return DecodedEcg(columns=prepared, fs_mhz=fs_mhz, fingerprint=index["fingerprint"][row], defects=defects)
 
     return Job(
         target=target,
@@ -313,12 +342,12 @@ def _echo_row(taught: Taught, frame_norm: str) -> embed_cache.Row:
     values = {"moments": stat.astype(np.float16), "pooled": stat[0].astype(np.float16)}
     if not all(np.isfinite(v).all() for v in values.values()):
         return embed_cache.Row(status="failed", reason="beyond_fp16", fingerprint=facts.fingerprint, counts=counts)
-    reason = ";".join(facts.defects)[:MAX_REASON]
+    reason = _joined(facts.defects)
     return embed_cache.Row(status="ok", reason=reason, fingerprint=facts.fingerprint, values=values, counts=counts)
 
 
 def _ecg_row(ecg: DecodedEcg) -> embed_cache.Row:
-    reason = ";".join(ecg.defects)[:MAX_REASON]
+    reason = _joined(ecg.defects)
     counts = {"fs_mhz": ecg.fs_mhz}
     return embed_cache.Row(status="ok", reason=reason, fingerprint=ecg.fingerprint, values=ecg.columns, counts=counts)
 
@@ -330,15 +359,51 @@ def _ecg_target(
     files_of: Callable[[str], Sequence[str]],
     part_rows: int | None,
     erased: Collection[str],
+    *,
+    unit: EcgUnit,
+    vcg: VcgMethod,
+    flip_z: bool,
 ) -> Target:
     if contract is None:
-        identity: Json = {"contract": None, "unit": "mv"}
+        identity: Json = {"contract": None, "unit": unit}
         signal = embed_cache.Column("signal", (12,), "int16", ragged=True)
     else:
-        identity = {"contract": configuration.to_json(contract), "contract_sha256": configuration.digest(contract), "unit": "mv"}
+        identity = {"contract": configuration.to_json(contract), "contract_sha256": configuration.digest(contract)}
+        identity["unit"] = contract.unit
         signal = embed_cache.Column("signal", (12, contract.num_samples), "int16")
+    # What recordings of X, Y, Z became; as stores before these settings had it, where they are not named.
+    identity |= ({"vcg": vcg} if vcg != "dower" else {}) | ({"flip_z": True} if flip_z else {})
     columns = [signal, embed_cache.Column("scale", (12,), "float32"), embed_cache.Column("lead_valid", (12,), "uint8")]
     return Target(out, "ecg", identity, columns, ("fs_mhz",), ids, ids, files_of, part_rows, erased)
+
+
+def _check_unit(contract: EcgContract | None, unit: EcgUnit, of: str) -> None:
+    if contract is not None and contract.unit == "mv" and unit != "mv":
+        raise UserError(
+            f"the ECGs of {of} are z-scores, whose millivolts nobody knows, and the contract {contract.name!r} wants millivolts. "
+            f"Cache them as recorded, without --contract, or under a contract whose unit is zscore."
+        )
+
+
+def _joined(codes: Sequence[str]) -> str:
+    """As many of the codes as a row's reason has room for."""
+    reason = ""
+    for code in codes:
+        longer = f"{reason};{code}" if reason else code
+        if len(longer) > MAX_REASON:
+            break
+        reason = longer
+    return reason
+
+
+def defect_counts(store: Path) -> dict[str, int]:
+    """Code -> number of rows of a store that have it: what was mended in rows that are ok, and why the others are not."""
+    index = embed_cache.open(store).index
+    live = index.filter(pc.and_(index["live"], pc.not_equal(index["status"], "erased")))
+    counts = Counter[str]()
+    for reasons in pc.value_counts(live["reason"]).to_pylist():
+        counts.update(dict.fromkeys(filter(None, reasons["values"].split(";")), reasons["counts"]))
+    return dict(sorted(counts.items()))
 
 
 def find_contract(name: str) -> EcgContract:

@@ -106,9 +106,13 @@ class Recipe:
 
 
 def to_json(config: Any) -> Any:
-    """A (nested) dataclass as plain JSON values."""
+    """A (nested) dataclass as plain JSON values.
+
+    A field with the metadata "omit_default" is left out where it has its default: it is younger than digests that must hold.
+    """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        given = {f: getattr(config, f.name) for f in dataclasses.fields(config)}
+        return {f.name: to_json(v) for f, v in given.items() if not (f.metadata.get("omit_default") and v == f.default)}
     if isinstance(config, Mapping):
         return {str(k): to_json(v) for k, v in config.items()}
     if isinstance(config, (list, tuple)):

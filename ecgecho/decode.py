@@ -5,9 +5,11 @@ Shape letters: L samples.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,13 +18,21 @@ from ecgecho import plugins
 from ecgecho.echo.sector import blank, find_sector
 from ecgecho.io import read_ecg, read_echo
 from ecgecho.io.fingerprint import fingerprint
-from ecgecho.types import EcgContract, EcgRecord, ItemError, PreparedClip, TeacherSpec
+from ecgecho.io.sidecar import sidecar_of
+from ecgecho.types import EcgContract, EcgRecord, EcgSource, ItemError, PreparedClip, TeacherSpec
 
 DCT_MARGIN = 5 / 4
 """The "echoclip" crop keeps 80 % of a picture's short side: so many lines more than the teacher's are enough for it."""
 LEAST_LINES = 280
 """Of pictures with fewer, the outline of the blanked sector gave away the heart rate: docs/decoding.md."""
+MAX_SAMPLES = 1 << 22
+"""Of a row of a store: 70 minutes at 1000 Hz. Of a Holter the catalog names excerpts."""
+MAX_NAMED = 3
+"""As many invalid leads are named by a code each."""
+PLAIN_ARRAYS = (".npy", ".csv", ".csv.gz", ".h5", ".hdf5")
 Decode = Literal["full", "dct"]
+EcgUnit = Literal["mv", "zscore"]
+VcgMethod = Literal["dower", "kors"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +68,13 @@ class EcgTask:
 
     path: str
     contract: EcgContract | None
+    source: EcgSource | None = None
+    """Which recording of the file, and what the file does not say."""
+    unit: EcgUnit = "mv"
+    """Of a store without a contract: a recording in the other one is refused."""
+    vcg: VcgMethod = "dower"
+    """How X, Y, Z become 12 leads; recordings that have limb or chest leads are left alone."""
+    flip_z: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,19 +109,67 @@ def least_lines(spec: TeacherSpec) -> int:
 
 def decode_ecg(task: EcgTask) -> DecodedEcg:
     """Read a recording and, where a contract is given, apply it. Runs in a worker; raises ItemError."""
-    from ecgecho.ecg.contract import canonical_leads
-
-    record = canonical_leads(read_ecg(task.path))
-    if not record.lead_valid.any():
-        raise ItemError("no_valid_lead", "no lead of this recording is usable")
-    defects = tuple(f"invalid_lead_{name}" for name, ok in zip(record.leads, record.lead_valid, strict=True) if not ok)
+    found = read_ecg(task.path, task.source)
+    record, defects = _twelve(found, task)
+    if task.contract is None and record.unit != task.unit:
+        raise ItemError("unit_differs", f"the recording is in {record.unit}, the others of this store are in {task.unit}")
     columns = raw_columns(record)
     if task.contract is not None:
         # By way of the raw columns, so that a raw store and the files themselves give the same rows.
-        columns = contract_columns(columns, record.fs_hz, task.contract)
-    return DecodedEcg(
-        columns=columns, fs_mhz=round(record.fs_hz * 1000), fingerprint=fingerprint(*wfdb_files(task.path)), defects=defects
-    )
+        columns = contract_columns(columns, record.fs_hz, task.contract, record.unit)
+    mark = ecg_fingerprint(task.path, task.source, found)
+    return DecodedEcg(columns=columns, fs_mhz=round(record.fs_hz * 1000), fingerprint=mark, defects=defects)
+
+
+def look_at_ecg(task: EcgTask) -> list[str]:
+    """The codes of what is wrong with a recording that can be used. Runs in a worker; raises ItemError where none can."""
+    return list(_twelve(read_ecg(task.path, task.source), task)[1])
+
+
+def _twelve(record: EcgRecord, task: EcgTask) -> tuple[EcgRecord, tuple[str, ...]]:
+    """The 12 leads of a recording, and the defects of what was recorded."""
+    from ecgecho.ecg.contract import canonical_leads
+    from ecgecho.ecg.quality import defects_of
+    from ecgecho.ecg.vcg import is_xyz, twelve_leads
+
+    if record.signal.shape[1] > MAX_SAMPLES:
+        hours = record.signal.shape[1] / record.fs_hz / 3600
+        raise ItemError("too_long", f"{hours:.1f} hours are no ECG of one row; the catalog must name an excerpt of it")
+    seen = defects_of(record)
+    whole = twelve_leads(record, task.vcg, task.flip_z) if is_xyz(record) else canonical_leads(record)
+    invalid = [name for name, ok in zip(whole.leads, whole.lead_valid, strict=True) if not ok]
+    if len(invalid) == len(whole.leads):
+        raise ItemError("no_valid_lead", "no lead of this recording is usable")
+    if "all_flat" in seen:
+        raise ItemError("all_flat", "no lead of this recording holds a voltage")
+    named = [f"invalid_lead_{name}" for name in invalid] if len(invalid) <= MAX_NAMED else ["many_invalid_leads"]
+    return whole, tuple(dict.fromkeys([*whole.defects, *record.defects, *named, *seen]))
+
+
+def ecg_fingerprint(path: str, source: EcgSource | None, record: EcgRecord | None = None) -> str:
+    """ "SIZE:SHA256" of the files of an ECG, or "SIZE:TAG:SHA256" of what a source tells of them.
+
+    Of a row or an excerpt the values that are read are hashed, not the file: an array may hold 72,475 recordings in 17 GB.
+    SIZE is always that of the files. `record` is what was read, where it was.
+    """
+    if source is None:
+        return fingerprint(*ecg_files(path))
+    if source.row is None and source.start_s == 0 and source.duration_s is None:
+        size, _, found = fingerprint(*ecg_files(path)).rpartition(":")
+        return f"{size}:{source_tag(source)}:{found}"
+    read = record if record is not None else read_ecg(path, source)
+    values = hashlib.sha256(repr((read.leads, read.unit, read.fs_hz, read.signal.shape)).encode())
+    values.update(np.ascontiguousarray(read.signal).tobytes())
+    try:
+        size = str(sum(os.stat(file).st_size for file in ecg_files(path)))
+    except OSError as err:
+        raise ItemError("unreadable", f"{os.path.basename(path)}: {err.strerror}", permanent=False) from err
+    return f"{size}:{source_tag(source)}:{values.hexdigest()}"
+
+
+def source_tag(source: EcgSource | None) -> str:
+    """What a fingerprint keeps of a source, so that another row, excerpt, unit, rate or lead is seen without reading."""
+    return "" if source is None else hashlib.sha256(repr(source).encode()).hexdigest()[:16]
 
 
 def raw_columns(record: EcgRecord) -> dict[str, Any]:
@@ -115,7 +180,7 @@ def raw_columns(record: EcgRecord) -> dict[str, Any]:
     return {"signal": np.ascontiguousarray(stored.T), "scale": scale, "lead_valid": record.lead_valid.astype(np.uint8)}
 
 
-def contract_columns(raw: Mapping[str, Any], fs_hz: float, contract: EcgContract) -> dict[str, Any]:
+def contract_columns(raw: Mapping[str, Any], fs_hz: float, contract: EcgContract, unit: EcgUnit = "mv") -> dict[str, Any]:
     """Raw columns at their own rate -> int16 (12, num_samples) under a contract. ItemError where the contract refuses."""
     from ecgecho.ecg.contract import apply_contract
     from ecgecho.ecg.quantise import from_int16, to_int16
@@ -123,14 +188,30 @@ def contract_columns(raw: Mapping[str, Any], fs_hz: float, contract: EcgContract
 
     signal = from_int16(np.ascontiguousarray(raw["signal"].T), raw["scale"])
     record = EcgRecord(
-        signal=signal, leads=STANDARD_LEADS, lead_valid=np.asarray(raw["lead_valid"], bool), unit="mv", fs_hz=fs_hz
+        signal=signal, leads=STANDARD_LEADS, lead_valid=np.asarray(raw["lead_valid"], bool), unit=unit, fs_hz=fs_hz
     )
     values, lead_valid = apply_contract(record, contract)
     stored, scale = to_int16(values)
     return {"signal": stored, "scale": scale, "lead_valid": lead_valid.astype(np.uint8)}
 
 
-def wfdb_files(path: str) -> tuple[str, ...]:
-    """The files that an ECG is read from: header and samples of a WFDB record, as far as they are there; else the file itself."""
-    stem = path.removesuffix(".hea").removesuffix(".dat")
-    return tuple(file for file in (f"{stem}.hea", f"{stem}.dat") if os.path.isfile(file)) or (path,)
+def ecg_files(path: str) -> tuple[str, ...]:
+    """The files that an ECG is read from, as far as they are there; else the file itself.
+
+    Header and samples of a WFDB record (.dat, or .mat), what is written beside an array and the array, or one file. The last
+    one holds the samples.
+    """
+    lower = path.lower()
+    if not lower.endswith(PLAIN_ARRAYS):
+        stem = path.removesuffix(".hea").removesuffix(".dat").removesuffix(".mat")
+        header, samples = f"{stem}.hea", f"{stem}.dat"
+        if os.path.isfile(header):
+            if not os.path.isfile(samples):
+                samples = f"{stem}.mat"
+            return (header, samples) if os.path.isfile(samples) else (header,)
+        if os.path.isfile(samples):
+            return (samples,)
+    if lower.endswith((*PLAIN_ARRAYS, ".mat")):
+        beside = str(sidecar_of(Path(path)))
+        return (beside, path) if os.path.isfile(beside) else (path,)
+    return (path,)

@@ -127,6 +127,10 @@ class Target:
     part_rows: int | None
     erased: Collection[str]
     """Names of the erasures that the items were chosen by; where the store knows others by then, planning is refused."""
+    tag_of: Callable[[str], str] = lambda _: ""
+    """What of its files an item is, in its fingerprint "SIZE:TAG:SHA256"; "" is all of them, "SIZE:SHA256"."""
+    mark_of: Callable[[str], str] | None = None
+    """The fingerprint of an item with a tag, without reading all of its files; may raise ItemError."""
     marks: Mapping[str, str] = field(default_factory=dict)
     """Fingerprints that are known without reading: those of a raw store."""
     resumed: bool = False
@@ -187,11 +191,17 @@ class Target:
 
     def num_bytes(self, items: Collection[str]) -> int:
         """Of the files that items are made from, as far as they are there."""
-        total = 0
+        total, shared = 0, set[str]()
         for item in items:
+            if self.tag_of(item):  # many items of one file
+                shared.update(self.files_of(item))
+                continue
             for file in self.files_of(item):
                 with suppress(OSError):
                     total += os.stat(file).st_size
+        for file in shared:
+            with suppress(OSError):
+                total += os.stat(file).st_size
         return total
 
     def _stale(self, store: embed_cache.EmbeddingStore) -> set[str]:
@@ -218,14 +228,42 @@ class Target:
             if item in self.marks:
                 changed = self.marks[item] != mark
             else:
-                changed = _changed(self.files_of(item), mark, since, read=status == "failed")
+                changed = self._changed(item, mark, since, read=status == "failed")
             if changed or (status == "failed" and not permanent):
                 stale.add(item)
         return stale
 
     def mark(self, item: str) -> str:
         """The fingerprint of an item that could not be read."""
-        return self.marks[item] if item in self.marks else _mark(self.files_of(item))
+        return self.marks[item] if item in self.marks else self._mark(item)
+
+    def _changed(self, item: str, mark: str, since: float, *, read: bool) -> bool:
+        """Whether an item is no longer what fingerprint `mark` tells; read only when asked, or when size or time differ."""
+        try:
+            found = [os.stat(file) for file in self.files_of(item)]
+        except OSError:
+            return False
+        if not found:
+            return False
+        same_head = mark.rpartition(":")[0] == self._head(item, sum(stat.st_size for stat in found))
+        younger = any(max(stat.st_mtime, stat.st_ctime) >= since for stat in found)
+        return (read or younger or not same_head) and self._mark(item) != mark
+
+    def _mark(self, item: str) -> str:
+        """The fingerprint; of what no reader takes (empty, too large) all but the hash; "" for what is not there."""
+        files = self.files_of(item)
+        if not files:
+            return ""
+        with suppress(OSError, ItemError):
+            return self.mark_of(item) if self.mark_of is not None and self.tag_of(item) else fingerprint(*files)
+        try:
+            return f"{self._head(item, sum(os.stat(file).st_size for file in files))}:"
+        except OSError:
+            return ""
+
+    def _head(self, item: str, size: int) -> str:
+        tag = self.tag_of(item)
+        return f"{size}:{tag}" if tag else str(size)
 
     def _check_place(self) -> None:
         if embed_cache.is_remote(self.out):
@@ -542,31 +580,6 @@ def is_sealed(out: Path) -> bool:
     except embed_cache.StoreError:
         return False
     return True
-
-
-def _changed(files: Sequence[str], mark: str, since: float, *, read: bool) -> bool:
-    """Whether files are no longer those of fingerprint `mark`; read only when asked, or when size or time differ."""
-    try:
-        found = [os.stat(file) for file in files]
-    except OSError:
-        return False
-    if not found:
-        return False
-    same_size = mark.startswith(f"{sum(stat.st_size for stat in found)}:")
-    younger = any(max(stat.st_mtime, stat.st_ctime) >= since for stat in found)
-    return (read or younger or not same_size) and _mark(files) != mark
-
-
-def _mark(files: Sequence[str]) -> str:
-    """The fingerprint of files; of what no reader takes (empty, too large) the size alone; "" for what is not there."""
-    try:
-        return fingerprint(*files) if files else ""
-    except (OSError, ItemError):
-        pass
-    try:
-        return f"{sum(os.stat(file).st_size for file in files)}:"
-    except OSError:
-        return ""
 
 
 def _versions() -> Json:

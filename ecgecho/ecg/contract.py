@@ -1,4 +1,6 @@
-"""A recording as an encoder wants to be fed: 12 leads by name, filtered, resampled, cut or padded, in mV.
+"""A recording as an encoder wants to be fed: 12 leads by name, filtered, resampled, cut or padded, in mV or standardised.
+
+Filters and resampling are linear, so they may be applied to z-scores; the result has neither their mean nor their deviation.
 
 C leads, L samples.
 """
@@ -11,6 +13,8 @@ import numpy.typing as npt
 from ecgecho.ecg.filters import band_pass, resample
 from ecgecho.types import F32, STANDARD_LEADS, Bool, EcgContract, EcgRecord, ItemError
 
+SPREAD_FLOOR = 1e-4
+"""Of a lead that is standardised, 0.1 uV or as many standard deviations: what varies less is flat, and becomes zeros."""
 LIMB = {
     "I": (1.0, 0.0),
     "II": (0.0, 1.0),
@@ -23,13 +27,13 @@ LIMB = {
 
 
 def apply_contract(record: EcgRecord, contract: EcgContract) -> tuple[F32, Bool]:
-    """The recording under a contract -> (len(contract.leads), num_samples) mV and which leads hold data.
+    """The recording under a contract -> (len(contract.leads), num_samples) in its unit, and which leads hold data.
 
     A lead that is missing and cannot be derived, or that holds a NaN, is all zeros and not valid.
     Raises ItemError: "unit_not_mv", "no_valid_lead", "too_short" (contract.short "refuse").
     """
-    if record.unit != "mv":
-        raise ItemError("unit_not_mv", f"the recording is in {record.unit}, a contract needs mV")
+    if record.unit != "mv" and contract.unit == "mv":
+        raise ItemError("unit_not_mv", f"the recording is in {record.unit}, this contract needs mV")
     complete = canonical_leads(record, contract.leads)
     lead_valid = complete.lead_valid
     if not lead_valid.any():
@@ -43,6 +47,10 @@ def apply_contract(record: EcgRecord, contract: EcgContract) -> tuple[F32, Bool]
         raise ItemError(
             "too_short", f"{seconds:.2f} s recorded, {contract.num_samples / contract.fs_hz:.2f} s wanted", outcome="excluded"
         )
+    if contract.unit == "zscore":
+        spread = values.std(axis=1, keepdims=True)
+        values = np.where(spread > SPREAD_FLOOR, values - values.mean(axis=1, keepdims=True), 0.0)
+        values = values / np.maximum(spread, SPREAD_FLOOR)
     result = np.zeros((len(contract.leads), contract.num_samples), np.float32)
     result[lead_valid, : values.shape[1]] = values
     return result, lead_valid

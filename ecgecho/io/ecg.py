@@ -15,6 +15,8 @@ XML_ROOTS = ("restingecg", "restingecgdata", "annotatedecg", "cardiologyxml")
 """GE MUSE, Philips Sierra, HL7 aECG, GE CardioSoft, in small letters."""
 ARRAYS = ("mat", "arrays", "hdf5")
 """Kinds of which one file may hold many recordings, so that a row is asked for."""
+MOST_BYTES = 1 << 40
+"""Of an array of which a row is read; every reader has a bound of its own."""
 RATE_TOLERANCE = 1e-3
 _HEAD_BYTES = 256
 _MAGIC = (
@@ -51,7 +53,7 @@ def kind_of(path: Path) -> str:
     # A .mat that has a header is a WFDB signal file, whose gain and leads stand in the header.
     if by_name == "wfdb" or not path.exists() or path.is_dir() or (by_name == "mat" and path.with_suffix(".hea").exists()):
         return "wfdb"
-    head = read_bytes(path, size=_HEAD_BYTES)
+    head = read_bytes(path, size=_HEAD_BYTES, most=MOST_BYTES)
     if head[128:132] == b"DICM":
         return "dicom"
     for magic, kind in _MAGIC:

@@ -27,13 +27,16 @@ def write_wfdb(folder: Path, name: str, leads: tuple[str, ...], signal: np.ndarr
 
 @pytest.fixture
 def signal() -> np.ndarray:
-    return np.random.default_rng(0).integers(-300, 300, (12, SAMPLES)).astype(np.int16)
+    raw = np.random.default_rng(0).integers(-300, 300, (12, SAMPLES)).astype(np.int16)
+    i, ii = raw[:2]
+    raw[2:6] = ii - i, -(i + ii) // 2, i - ii // 2, ii - i // 2  # Einthoven and Goldberger, to a step
+    return raw
 
 
 def test_a_lead_with_invalid_samples_is_masked_and_named(tmp_path, signal):
     signal[7, 100:200] = -32768
     made = decode_ecg(EcgTask(path=str(write_wfdb(tmp_path, "a", STANDARD_LEADS, signal)), contract=CONTRACT))
-    assert made.defects == ("invalid_lead_V2",)
+    assert made.defects == ("invalid_lead_V2", "nan_samples")
     assert made.columns["lead_valid"].tolist() == [1] * 7 + [0] + [1] * 4
     assert not made.columns["signal"][7].any()
     assert made.columns["signal"][6].any()
