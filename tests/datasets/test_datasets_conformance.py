@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from code15_tree import write_code15
 from echo_trees import write_camus, write_dynamic, write_lvh, write_pediatric
 from echonext_tree import write_echonext
 from folder_tree import write_folder
@@ -12,6 +13,7 @@ from ecgecho import catalog, pairs, plugins
 
 TREES = {
     "camus": write_camus,
+    "code15": write_code15,
     "echonet_dynamic": write_dynamic,
     "echonet_lvh": write_lvh,
     "echonet_pediatric": write_pediatric,
