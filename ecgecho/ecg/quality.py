@@ -38,10 +38,10 @@ CLIPPED_RUN_S, CLIPPED_RUN, CLIPPED_RUNS = 0.008, 3, 3
 three beats do so at exactly the same height is a rail. Chosen; measured in tests/ecg/test_quality.py."""
 SATURATED_S = 0.1
 """Or one run of this length."""
-AGREES = 0.1
+AGREES = 0.05
 """Of the largest deviation of a limb lead: what an identity may be off by. Filters by lead and rounding stay below. Chosen."""
-AGREES_MV = 0.02
-"""And always this much: four steps of 5 uV."""
+AGREES_MV = 0.01
+"""And always this much: two steps of 5 uV."""
 NAMED = 3
 """As many leads are named by a code each."""
 _LIMB = tuple(LIMB)
@@ -103,11 +103,14 @@ def _order(leads: dict[str, F32], flat: set[str], unit: str) -> list[str]:
     present = [name for name in _LIMB if name in leads and name not in flat]
     if len(present) < 3:
         return []
-    values = np.stack([leads[name] for name in present])
-    values = values - values.mean(axis=1, keepdims=True)
     gram = np.zeros((6, 6))
     where = [_LIMB.index(name) for name in present]
-    gram[np.ix_(where, where)] = (values @ values.T).astype(np.float64) / values.shape[1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.stack([leads[name] for name in present])
+        values = values - values.mean(axis=1, keepdims=True)
+        gram[np.ix_(where, where)] = (values @ values.T).astype(np.float64) / values.shape[1]
+    if not np.isfinite(gram).all():
+        return []  # beyond what a voltage can be, which is told elsewhere
     absent = np.array([name not in present for name in _LIMB])
     usable = ~(_RULES[:, absent] != 0).any(axis=1)
     largest = np.sqrt(gram.diagonal().max())
