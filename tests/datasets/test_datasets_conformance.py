@@ -8,21 +8,27 @@ from echo_trees import write_camus, write_dynamic, write_lvh, write_pediatric
 from echonext_tree import write_echonext
 from folder_tree import write_folder
 from mimic_tree import write_tree
+from ptb_xl_tree import write_ptb_xl
+from snomed_tree import write_chapman, write_cpsc, write_georgia
 
 from ecgecho import catalog, pairs, plugins
 
 TREES = {
     "camus": write_camus,
+    "chapman": write_chapman,
     "code15": write_code15,
+    "cpsc2018": write_cpsc,
     "echonet_dynamic": write_dynamic,
     "echonet_lvh": write_lvh,
     "echonet_pediatric": write_pediatric,
     "echonext": write_echonext,
     "folder": write_folder,
+    "georgia": write_georgia,
     "mimic_iv": write_tree,
+    "ptb_xl": write_ptb_xl,
 }
 QUICK = {"folder": {"workers": 0}}
-OFFICIAL = {"camus", "echonet_dynamic", "echonet_lvh", "echonet_pediatric", "echonext"}
+OFFICIAL = {"camus", "echonet_dynamic", "echonet_lvh", "echonet_pediatric", "echonext", "ptb_xl"}
 """Datasets whose publisher made the splits."""
 
 
