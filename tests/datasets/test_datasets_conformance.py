@@ -8,6 +8,7 @@ from echo_trees import write_camus, write_dynamic, write_lvh, write_pediatric
 from echonext_tree import write_echonext
 from folder_tree import write_folder
 from mimic_tree import write_tree
+from music_tree import write_music
 from ptb_xl_tree import write_ptb_xl
 from snomed_tree import write_chapman, write_cpsc, write_georgia
 
@@ -25,6 +26,7 @@ TREES = {
     "folder": write_folder,
     "georgia": write_georgia,
     "mimic_iv": write_tree,
+    "music": write_music,
     "ptb_xl": write_ptb_xl,
 }
 QUICK = {"folder": {"workers": 0}}

@@ -21,7 +21,7 @@ from ecgecho.simulate.person import Ecg, Person
 from ecgecho.types import F32
 
 NAME = "music"
-READ_BY = ""
+READ_BY = "ecgecho index music {root} --out {beside}"
 
 RATE_HZ = 1000
 SAMPLES = 1_196_000
