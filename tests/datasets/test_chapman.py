@@ -185,19 +185,32 @@ def test_two_copies_below_one_root_are_refused_by_record(tmp_path):
         index(tmp_path / "root")
 
 
+MERL_CLASSES = (
+    "AQW,UW,SR,WPW,2AVB,AT,VB,ARS,STTC,SA,STE,VPB,TWO,STTU,ALS,APB,2AVB1,PRIE,CCR,CR,AF,AVB,QTIE,LBBB,VEB,SVT,RBBB,1AVB,STDD,MI,"
+    "AFIB,TWC,PWC,ERV,RVH,LVH,ST,JEB"
+)
+
+
 def merl(root, **rows):
-    """MERL's files: a path under /chapman, age, diagnoses as joined words, and label columns that we do not read."""
+    """MERL's files as published: every age is 12, and a label is 1 where the joined diagnoses hold its letters."""
     for split in ("train", "val", "test"):
-        lines = ["ecg_path,age,diagnose,SB,SR,AFIB"]
-        lines += [f"/chapman/WFDBRecords/01/010/{name},60,SB SR,1,1,0" for name in rows.get(split, ())]
+        lines = [f"ecg_path,age,diagnose,{MERL_CLASSES}"]
+        for name, said in rows.get(split, {}).items():
+            flags = ",".join(str(int(word in said)) for word in MERL_CLASSES.split(","))
+            lines.append(f'/chapman/WFDBRecords/01/010/{name}.mat,12,"{said}",{flags}')
         (root / f"chapman_{split}.csv").write_text("\n".join(lines) + "\n")
     return root
 
 
-def test_merl_s_split_is_taken_when_asked_and_its_labels_never(tmp_path):
-    root = merl(
-        write_chapman(tmp_path / "root"), train=["JS00001", "JS00002", "JS99999"], val=["JS00004"], test=["JS00006", "JS23076"]
-    )
+SAID = {
+    "train": {"JS00001": "AFIB,RBBB", "JS00002": "SB", "JS99999": "SR"},
+    "val": {"JS00004": "AF"},
+    "test": {"JS00006": "ST,LVQRSAL", "JS23076": "SB"},
+}
+
+
+def test_merl_s_split_is_taken_when_asked(tmp_path):
+    root = merl(write_chapman(tmp_path / "root"), **SAID)
     made = index(root, split="merl")
     splits = {row["subject_id"]: row["split"] for row in made.subjects.to_pylist()}
     assert splits == {
@@ -206,16 +219,46 @@ def test_merl_s_split_is_taken_when_asked_and_its_labels_never(tmp_path):
     }  # fmt: skip
     found = defects(made)
     assert (found["merl", "record_unknown"], found["merl", "in_two_splits"], found["merl", "not_in_split"]) == (1, 1, 3)
-    assert named(made, "chapman.SB")["JS00001"] == 0
     default = index(root)
     assert all(row["split"] == pairs.split_of("cinc", row["subject_id"]) for row in default.subjects.to_pylist())
+    assert not named(default, "merl.AF")
 
 
-def test_merl_s_split_without_its_files_is_refused(tmp_path):
+def test_merl_s_classes_are_whole_words_unless_its_own_columns_are_asked_for(tmp_path):
+    root = merl(write_chapman(tmp_path / "root"), **SAID)
+    made = index(root, split="merl")
+    assert named(made, "merl.AF") == {"JS00001": 0, "JS00002": 0, "JS00004": 1, "JS00006": 0, "JS23076": 0}
+    assert named(made, "merl.SA")["JS00006"] == 0
+    assert defects(made)["merl", "label_differs"] == 2
+    as_is = index(root, split="merl", merl_labels="published")
+    assert named(as_is, "merl.AF")["JS00001"] == named(as_is, "merl.SA")["JS00006"] == 1
+    assert "wrong in 16.6 %" in as_is.labels_named("merl.AF")["definition"][0].as_py()
+    assert sum(name.startswith("merl.") for name in made.meta["counts"]["label_names"]) == 38
+
+
+def test_a_record_in_two_of_merl_s_files_is_in_no_split_and_has_its_labels_once(tmp_path):
+    made = index(merl(write_chapman(tmp_path / "root"), train={"JS00001": "AFIB"}, test={"JS00001": "AF"}), split="merl")
+    assert {row["split"] for row in made.subjects.to_pylist()} == {"none"}
+    assert made.labels_named("merl.AF")["value"].to_pylist() == [0]
+    assert (defects(made)["merl", "row_twice"], defects(made)["merl", "in_two_splits"]) == (1, 1)
+
+
+def test_merl_s_files_that_are_not_there_or_differ_are_refused(tmp_path):
+    root = write_chapman(tmp_path / "root")
     with pytest.raises(UserError, match=r"there is no chapman_train\.csv"):
-        index(write_chapman(tmp_path / "root"), split="merl")
+        index(root, split="merl")
+    merl(root, **SAID)
+    path = root / "chapman_val.csv"
+    path.write_text(path.read_text().replace(",JEB", ",JEBX"))
+    with pytest.raises(UserError, match=r"chapman_val\.csv has other classes"):
+        index(root, split="merl")
+    path.write_text(path.read_text().replace(",JEBX", ",JEB").replace("diagnose", "diagnosis"))
+    with pytest.raises(UserError):
+        index(root, split="merl")
     with pytest.raises(UsageError, match="split is 'official'"):
         chapman.Config(split="official")
+    with pytest.raises(UsageError, match="merl_labels is 'x'"):
+        chapman.Config(merl_labels="x")
 
 
 def test_another_dataset_s_root_is_refused_by_name(tmp_path):
