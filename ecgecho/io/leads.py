@@ -71,9 +71,9 @@ def mv_per(unit: str, *, silent: str | None = None) -> float | None:
 
 
 def near_integer(fs_hz: float) -> float:
-    """A rate from a rounded time between samples: 0.003333 s is 300 Hz. Whole to one part in 10,000 is whole."""
+    """A rate from a rounded time between samples: 3333 us is 300 Hz. Whole to one part in 5,000 is whole."""
     near = float(round(fs_hz))
-    return near if abs(fs_hz - near) <= 1e-4 * fs_hz else fs_hz
+    return near if abs(fs_hz - near) <= 2e-4 * fs_hz else fs_hz
 
 
 def rate(fs_hz: float, path: Path) -> float:

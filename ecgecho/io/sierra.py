@@ -59,9 +59,9 @@ def read(path: Path, root: Element, source: EcgSource) -> EcgRecord:
         raise ItemError("damaged_header", f"{path.name}: {num_samples} samples a lead")
     leads = _labels(path, waves, signal)
     signed = (waves.get("signalsigned") or xml.text(signal, "signalsigned") or "true").lower() != "false"
-    method = (waves.get("compression") or waves.get("compressmethod") or "uncompressed").strip().lower()
-    if (waves.get("compressflag") or "").strip().lower() == "false":
-        method = "uncompressed"
+    method = (waves.get("compression") or waves.get("compressmethod") or "").strip().lower()
+    flag = (waves.get("compressflag") or "").strip().lower()
+    method = "uncompressed" if flag == "false" else method or ("xli" if flag == "true" else "uncompressed")
     if waves.get("dataencoding", "").lower() != "base64" or method not in ("xli", "uncompressed", "none"):
         raise ItemError("unsupported_format", f"{path.name}: waveforms that are neither base64 nor XLI in base64")
     data = xml.base64_bytes(xml.text(waves), path)

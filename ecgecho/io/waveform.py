@@ -10,13 +10,13 @@ Source: DICOM PS3.3 C.10.9, PS3.16 CID 3001.
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 
-from ecgecho.io.dicom import readable
 from ecgecho.io.excerpt import samples_of
 from ecgecho.io.files import size_of
 from ecgecho.io.leads import MAX_LEADS, SCP_LEADS, canonical_lead, is_ecg_lead, lead_or_channel, mv_per, rate, record_of
@@ -32,34 +32,46 @@ def read(path: Path, source: EcgSource) -> EcgRecord:
     """Leads in mV; NaN where the file is padded."""
     if size_of(path) > MAX_BYTES:
         raise ItemError("too_large", f"{path.name} is larger than the {MAX_BYTES >> 30} GiB of waveforms that a reader takes")
-    with readable(path):
-        dataset = pydicom.dcmread(path)
-        groups: list[Any] = list(dataset.get("WaveformSequence") or ())
-        if not groups:
-            raise ItemError("not_ecg", f"{path.name} is a DICOM file without a waveform")
-        originals = [group for group in groups if str(group.get("WaveformOriginality", "")).upper() != "DERIVED"]
-        if not originals:
-            raise ItemError("no_rhythm", f"{path.name} has only derived waveforms, which are beats")
-        group = max(originals, key=lambda one: int(one.NumberOfWaveformSamples) / float(one.SamplingFrequency or 1))
-        fs_hz = rate(float(group.SamplingFrequency), path)
-        leads = [_lead(channel, row + 1, path) for row, channel in enumerate(group.ChannelDefinitionSequence)]
-        raw, padding = _samples(group, len(leads), path, little_endian=_is_little_endian(dataset))
-        first, last, defects = samples_of(source, fs_hz, len(raw), path.name)
-        raw = raw[first:last]
-        signal: F32 = np.empty((len(leads), len(raw)), np.float32)
-        for row, channel in enumerate(group.ChannelDefinitionSequence):
-            if (
-                abs(float(channel.get("ChannelTimeSkew") or 0.0)) * fs_hz + abs(float(channel.get("ChannelSampleSkew") or 0.0))
-                >= 1
-            ):
-                raise ItemError("unsupported_format", f"{path.name}: lead {leads[row]} is skewed by a sample or more")
-            gain, zero = _scale(channel, leads[row], path)
-            signal[row] = raw[:, row] * gain + zero
-            if padding is not None:
-                signal[row, raw[:, row] == padding] = np.nan
-        if len(originals) > 1:
-            defects = (*defects, "other_groups_left")
-        return record_of(path, leads, signal, fs_hz, defects=defects)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _read(path, source)
+    except (ItemError, MemoryError):
+        raise
+    except OSError as err:
+        if err.errno is None:  # pydicom raises it for damaged data
+            raise ItemError("undecodable", f"{path.name}: its DICOM cannot be read") from None
+        raise ItemError("unreadable", f"{path.name}: {err.strerror}", permanent=False) from err
+    except Exception as err:
+        # pydicom meets damaged bytes with any exception there is, and quotes the values, which may be a patient's.
+        raise ItemError("undecodable", f"{path.name}: its DICOM cannot be read ({type(err).__name__})") from None
+
+
+def _read(path: Path, source: EcgSource) -> EcgRecord:
+    dataset = pydicom.dcmread(path)
+    groups: list[Any] = list(dataset.get("WaveformSequence") or ())
+    if not groups:
+        raise ItemError("not_ecg", f"{path.name} is a DICOM file without a waveform")
+    originals = [group for group in groups if str(group.get("WaveformOriginality", "")).upper() != "DERIVED"]
+    if not originals:
+        raise ItemError("no_rhythm", f"{path.name} has only derived waveforms, which are beats")
+    group = max(originals, key=lambda one: int(one.NumberOfWaveformSamples) / float(one.SamplingFrequency or 1))
+    fs_hz = rate(float(group.SamplingFrequency), path)
+    leads = [_lead(channel, row + 1, path) for row, channel in enumerate(group.ChannelDefinitionSequence)]
+    raw, padding = _samples(group, len(leads), path, little_endian=_is_little_endian(dataset))
+    first, last, defects = samples_of(source, fs_hz, len(raw), path.name)
+    raw = raw[first:last]
+    signal: F32 = np.empty((len(leads), len(raw)), np.float32)
+    for row, channel in enumerate(group.ChannelDefinitionSequence):
+        if abs(float(channel.get("ChannelTimeSkew") or 0.0)) * fs_hz + abs(float(channel.get("ChannelSampleSkew") or 0.0)) >= 1:
+            raise ItemError("unsupported_format", f"{path.name}: lead {leads[row]} is skewed by a sample or more")
+        gain, zero = _scale(channel, leads[row], path)
+        signal[row] = raw[:, row] * gain + zero
+        if padding is not None:
+            signal[row, raw[:, row] == padding] = np.nan
+    if len(originals) > 1:
+        defects = (*defects, "other_groups_left")
+    return record_of(path, leads, signal, fs_hz, defects=defects)
 
 
 def _samples(group: Any, num_leads: int, path: Path, *, little_endian: bool) -> tuple[np.ndarray[Any, Any], int | None]:
