@@ -7,6 +7,7 @@ Notes are read a block at a time. The catalog is replaced as a whole at the end.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections import Counter
@@ -70,6 +71,11 @@ class Extracted:
         if self.asked or self.from_cache or self.failed or self.refused:
             told |= {"asked": self.asked, "from_cache": self.from_cache, "refused": sum(self.refused.values())}
         return told | ({"failed": sum(self.failed.values())} if self.failed else {})
+
+
+def server_at(url: str, model: str, *, allow_remote: bool = False) -> Server:
+    """A server as the command line names it; its key, if it wants one, is in the environment."""
+    return Server(url=url, model=model, allow_remote=allow_remote, key=os.environ.get("ECGECHO_NOTES_KEY", ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,7 +215,7 @@ def places(text: str) -> Places:
             and not study
             and not _BULLET.match(line)
             and before[-1] not in ".:;"
-            and (len(before) >= _WRAPPED or bare[0].islower() or bare[0] in "(")
+            and (len(before) >= _WRAPPED or bare[0].islower() or bare[0] == "(" or (bare[0].isdigit() and before[-1].isalpha()))
         )
         if before and not joined and before[-1] == "." and heading is None and not study and not _BULLET.match(line):
             joined = len(before) >= _WRAPPED  # the sentence ends there all the same

@@ -1132,7 +1132,7 @@ _DOUBT_AFTER = re.compile(
     r"|not adequately|indeterminate|suspected|cannot be|difficult to|\?)"
 )
 _OTHER_SOURCE = {
-    "lvef": re.compile(r"\b(?:nuclear|p-?mibi|mibi|spect|pet|muga|cmr|(?:cardiac )?mri?\b(?= )|mri|ventriculogra\w+"
+    "lvef": re.compile(r"\b(?:nuclear|p-?mibi|mibi|spect|pet|muga|cmr|(?:cardiac )?mri|cardiac mr|ventriculogra\w+"
     r"|lv ?gram|left ventriculography|stress mibi|perfusion (?:study|imaging)|gated)\b"),
     "lvh": re.compile(r"\b(?:ekg|ecg|electrocardiogram|voltage|strain pattern|st-t|cmr|mri|tele(?:metry)?)\b"),
     "pasp_mmhg": re.compile(r"\b(?:rhc|right heart cath\w*|cath\w*|swan|wedge|pcwp)\b"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STORIES = {"cache", "cluster", "train", "evaluate", "embed", "convert", "report", "simulate"}
+STORIES = {"cache", "cluster", "train", "evaluate", "embed", "convert", "report", "simulate", "extract_notes"}
 FOUNDATION = {"types", "config", "plugins"}
 COMMANDS = STORIES | FOUNDATION | {"catalog", "log", "embed_cache", "ecgecho", "terminal"}
 ALLOWED = {
