@@ -189,6 +189,8 @@ def _numbers(body: str, separator: str, columns: int, name: str) -> npt.NDArray[
     import pyarrow as pa
     from pyarrow import csv
 
+    if not body.strip():
+        raise ItemError("empty", f"{name} has a line of names and no sample")
     names = [str(place) for place in range(columns)]
     decimal = "," if separator != "," and "," in body[: 1 << 16] else "."
     if columns * (body.count("\n") + 1) > MAX_VALUES:
@@ -205,8 +207,6 @@ def _numbers(body: str, separator: str, columns: int, name: str) -> npt.NDArray[
     except (pa.ArrowException, UnicodeEncodeError) as err:
         # arrow's words quote the cell, which may be anything
         raise ItemError("undecodable", f"{name}: a line does not hold {columns} numbers") from err
-    if not table.num_rows:
-        raise ItemError("empty", f"{name} has a line of names and no sample")
     return np.stack([column.to_numpy() for column in table.columns]).astype(np.float64)
 
 

@@ -27,6 +27,9 @@ from ecgecho.types import EcgRecord, EcgSource, ItemError
 TRACINGS = "tracings"
 MAX_CHUNK_BYTES = 1 << 29
 """What a compressed file must unpack at once to give one recording."""
+MAX_VALUES = 1 << 26
+"""Of one recording, read whole so that its padding is found: 9 minutes of 12 leads at 10 kHz. What was never written in a file
+still takes memory when it is read."""
 MAX_NODES = 4096
 OWN_FILTERS = frozenset([1, 2, 3, 4, 5, 6, 32000])
 """deflate, shuffle, fletcher32, szip, nbit, scaleoffset, and lzf, which h5py itself holds; any other number is a plug-in."""
@@ -61,6 +64,8 @@ def _values(path: Path, source: EcgSource | None, said: Any) -> npt.NDArray[Any]
         dataset = _dataset(file, said.dataset, path.name)
         check_numbers(dataset.dtype, path.name)
         _check_storage(dataset, path.name)
+        if dataset.ndim > 1 and int(dataset.shape[-1]) * int(dataset.shape[-2]) > MAX_VALUES:
+            raise ItemError("too_large", f"{path.name}: recordings of shape {dataset.shape[-2:]} are more than a reader takes")
         whole = None if source is None else replace(source, start_s=0.0, duration_s=None)
         values, _ = recording_of(dataset, said, whole, path.name)
     return values
