@@ -22,7 +22,8 @@ from ecgecho.io.files import size_of
 from ecgecho.io.leads import MAX_LEADS, SCP_LEADS, canonical_lead, is_ecg_lead, lead_or_channel, mv_per, rate, record_of
 from ecgecho.types import F32, EcgRecord, EcgSource, ItemError
 
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 29
+"""Read whole, so that an excerpt of a longer recording cannot be had: 12 h of 12 leads at 500 Hz."""
 MAX_VALUES = 1 << 28
 _TYPES = {("SB", 8): "i1", ("UB", 8): "u1", ("SS", 16): "i2", ("US", 16): "u2", ("SL", 32): "i4", ("UL", 32): "u4"}
 _CODE = re.compile(r"^(?:5\.6\.3-9-|2:)(\d{1,3})$")
@@ -31,7 +32,7 @@ _CODE = re.compile(r"^(?:5\.6\.3-9-|2:)(\d{1,3})$")
 def read(path: Path, source: EcgSource) -> EcgRecord:
     """Leads in mV; NaN where the file is padded."""
     if size_of(path) > MAX_BYTES:
-        raise ItemError("too_large", f"{path.name} is larger than the {MAX_BYTES >> 30} GiB of waveforms that a reader takes")
+        raise ItemError("too_large", f"{path.name} is larger than the {MAX_BYTES >> 20} MiB of waveforms that a reader takes")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

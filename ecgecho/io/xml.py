@@ -23,6 +23,8 @@ from ecgecho.types import ItemError
 
 MAX_XML_BYTES = 32 << 20
 """A 10 s recording is 0.2 to 1 MiB; an aECG with samples as text for half an hour of 12 leads fits."""
+MAX_NUMBERS_BYTES = 8 << 20
+"""Of one lead written as numbers; a million samples of eight characters."""
 MAX_ELEMENTS = 200_000
 MAX_DEPTH = 64
 MAX_TAG_BYTES = 1 << 20
@@ -164,6 +166,8 @@ def base64_bytes(words: str, path: Path) -> bytes:
 
 def integers(words: str, separator: str | None, path: Path) -> npt.NDArray[np.int64]:
     """Whole numbers as text, between commas or white space (None)."""
+    if len(words) > MAX_NUMBERS_BYTES:
+        raise ItemError("too_large", f"{path.name}: a lead of more than {MAX_NUMBERS_BYTES >> 20} MiB of text")
     try:
         values = np.array([int(word) for word in words.split(separator)], np.int64) if words.strip() else np.empty(0, np.int64)
     except (ValueError, OverflowError):

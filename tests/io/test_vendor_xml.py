@@ -193,6 +193,14 @@ def test_a_plain_sierra_file_whose_limb_leads_do_not_add_up_is_refused(tmp_path)
     assert code_of(written(tmp_path, data)) == "unsupported_format"
 
 
+@pytest.mark.parametrize("said", [b'compressmethod="XLI"', b'compression="XLI"', b""])
+def test_what_is_compressed_is_xli_however_it_is_said(tmp_path, said):
+    data = make.sierra(TWELVE_COUNTS).decode("utf-16").replace('compressmethod="XLI"', said.decode()).encode("utf-16")
+    same(read_ecg(written(tmp_path, data)), TWELVE_COUNTS, 5e-3)
+    other = make.sierra(TWELVE_COUNTS).decode("utf-16").replace('"XLI"', '"ZIP"').encode("utf-16")
+    assert code_of(written(tmp_path, other)) == "unsupported_format"
+
+
 def test_sierra_offset_is_subtracted(tmp_path):
     same(
         read_ecg(written(tmp_path, make.sierra(TWELVE_COUNTS, offset="100"))),
@@ -292,6 +300,14 @@ def test_aecg_files_that_cannot_be_trusted_are_refused(tmp_path, data, code):
 # --- CardioSoft ----------------------------------------------------------------------------------------------------------
 
 
+EXERCISE = (
+    make.cardiosoft(TWELVE_COUNTS)
+    .replace(b"<WaveformData", b"<Strip><WaveformData")
+    .replace(b"</WaveformData>", b"</WaveformData></Strip>")
+)
+"""The exercise test of UK Biobank (field 6025) has StripData/Strip/WaveformData."""
+
+
 @pytest.mark.parametrize("options", [{}, {"wrap": True}, {"lower": True}, {"resolution": "5,0"}])
 def test_cardiosoft_gives_the_strip_times_its_resolution(tmp_path, options):
     record = read_ecg(written(tmp_path, make.cardiosoft(TWELVE_COUNTS, **options), "1234567_20205_2_0.xml"))
@@ -313,7 +329,7 @@ def test_cardiosoft_gives_the_strip_times_its_resolution(tmp_path, options):
         (make.cardiosoft({"I": ["1", make.MARK]}), "undecodable"),
         (make.cardiosoft({"I": ["1", "2.5"]}), "undecodable"),
         (make.cardiosoft({"I": ["1", ""]}, total=1).replace(b"1,<", b"<"), "truncated"),
-        (make.cardiosoft(TWELVE_COUNTS).replace(b"StripData", b"FullDisclosure"), "no_rhythm"),
+        (EXERCISE, "no_rhythm"),
     ],
 )
 def test_cardiosoft_files_that_cannot_be_trusted_are_refused(tmp_path, data, code):
@@ -368,6 +384,11 @@ def test_large_documents_are_refused_unread(tmp_path):
         file.write(b"<RestingECG>")
         file.truncate(1 << 30)
     assert code_of(path) == "too_large"
+
+
+def test_a_lead_of_too_much_text_is_refused(tmp_path):
+    digits = make.aecg(make.aecg_series({"I": ["1"]})).replace(b"<digits>1<", b"<digits>" + b"1 " * (5 << 20) + b"<")
+    assert code_of(written(tmp_path, digits)) == "too_large"
 
 
 def test_other_xml_is_no_ecg(tmp_path):
