@@ -25,7 +25,7 @@ from ecgecho.datasets import _tables
 from ecgecho.datasets._pseudonyms import Pseudonyms
 from ecgecho.io.scan import Scan, files_at, scan
 from ecgecho.pairs import SPLIT_VERSION, assign_splits, family_of, make_pairs, private_family
-from ecgecho.types import Json, UserError
+from ecgecho.types import Json, UsageError, UserError
 
 SAMPLED_FILES = 256
 SCAN_TIMEOUT_S = 60.0
@@ -40,6 +40,8 @@ class Tables:
     ecgs: pa.Table | None = None
     clips: pa.Table | None = None
     texts: Texts | None = None
+    more_texts: Callable[[pa.Array], Iterable[pa.Table]] | None = None
+    """Written after `texts`, block by block; as all texts that come in blocks they are no ECG's own text in `pairs`."""
     labels: Sequence[pa.Table] = ()
     people: pa.Table | None = None
     """subject_id, sex, birth_year; subjects who have nothing else are left out."""
@@ -65,6 +67,8 @@ class Spec:
     """What is lost without an optional part."""
     any_of: bool = False
     """One of `needs` is enough."""
+    file_settings: Sequence[str] = ()
+    """Settings that name a file (a relative path begins at ROOT): the catalog keeps what it holds, not where it lies."""
     listed: Callable[[Reading], Iterable[str]] | None = None
     """Files besides the tables whose change makes another catalog: paths below the root."""
 
@@ -100,11 +104,16 @@ class Reading:
         required: Sequence[str],
         optional: Sequence[str] = (),
         *,
+        words: Sequence[str] = (),
         delimiter: str = ",",
         encoding: str = "utf-8",
     ) -> pa.Table:
-        """The named columns of a part's table as trimmed strings; empty is null, an optional one that is absent all null."""
-        return _tables.read_table(self.parts[part], required, optional, delimiter=delimiter, encoding=encoding)
+        """The named columns of a part's table as trimmed strings; empty is null, an optional one that is absent all null.
+
+        Those of `words` as dictionaries, for few distinct values in many rows.
+        """
+        path = self.parts[part]
+        return _tables.read_table(path, required, optional, words=words, delimiter=delimiter, encoding=encoding)
 
     def once(self, part: str, rows: pa.Table, key: str) -> pa.Table:
         """`rows` without repeats of the same row; one `key` for two different rows is refused."""
@@ -149,25 +158,32 @@ class Reading:
         return list(_files(self.root, place if place.is_dir() else place.parent, tuple(suffixes)))
 
     def scan(
-        self, item: str, paths: Sequence[str], look: Callable[[str], Json], remember: Callable[[Json], Json] | None = None
+        self,
+        item: str,
+        paths: Sequence[str],
+        look: Callable[[str], Json],
+        remember: Callable[[Json], Json] | None = None,
+        *,
+        memory: str = "",
     ) -> dict[str, Json]:
         """What `look` (a function of a module, given an absolute path) says of each file, in workers, resumable.
 
         A file that is missing, or that `look` refuses with an ItemError, is a defect and absent from the answer. No
-        identifier of a person may be in what `look` gives, or in what `remember` makes of it: it is kept beside the catalog.
+        identifier of a person may be in what `look` gives, or in what `remember` makes of it: it is kept beside the catalog,
+        under the name `memory` where that of the item does not tell apart what is remembered.
         """
         files, missing = files_at(self.root, paths)
         found = scan(
             self.root,
             files,
             look,
-            memory=self._memory(item),
+            memory=self._memory(memory or item),
             remember=remember,
             workers=self.options.workers,
             timeout_s=SCAN_TIMEOUT_S,
             progress=lambda done, total: self.progress(item, done, total),
         )
-        self.scans[item] = dataclasses.replace(found, missing=missing)
+        self.scans[memory or item] = dataclasses.replace(found, missing=missing)
         self.defect(item, "missing_file", "listed, not there", missing)
         for code, count in sorted(found.failures().items()):
             self.defect(item, code, "cannot be read; left out", count)
@@ -276,6 +292,15 @@ class Indexed:
             )
         return parts
 
+    def _settings(self, root: Path) -> Json:
+        found = dataclasses.asdict(self.config)
+        for name in self.spec.file_settings:
+            if found[name]:
+                if not (root / found[name]).is_file():
+                    raise UsageError(f"{name} is {found[name]!r}; there is no such file.")
+                found[name] = _tables.fingerprint(root / found[name])
+        return found
+
     def _missing(self, parts: Mapping[str, Path]) -> list[str]:
         return [f"{name}: {self.spec.meaning.get(name, 'not found')}" for name in self.spec.parts if name not in parts]
 
@@ -284,7 +309,7 @@ class Indexed:
             "dataset": self.spec.name,
             "index_version": self.spec.version,
             "root": catalog.relative(reading.root, reading.out),
-            "settings": dataclasses.asdict(self.config),
+            "settings": self._settings(reading.root),
             "options": option_inputs(reading.options),
             "split_version": SPLIT_VERSION,
             "tables": {
@@ -324,6 +349,8 @@ def write(
                 yield private("texts", _conformed("texts", block))
         else:
             yield private("texts", texts)
+        for block in () if tables.more_texts is None else tables.more_texts(known):
+            yield private("texts", _conformed("texts", block))
 
     if pseudonyms is not None and pseudonyms.hash_ids:
         key, family = pseudonyms.key, private_family(pseudonyms.key.key_id)
@@ -344,6 +371,7 @@ def write(
         },
         meta={
             "split_version": SPLIT_VERSION,
+            "pairing": _pairing(options),
             **meta,
             **reading.about,
             **({"dates": "shifted by subject"} if pseudonyms is not None else {}),

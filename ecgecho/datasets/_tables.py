@@ -29,6 +29,7 @@ from ecgecho.types import Json, UserError
 MAX_DEPTH = 3  # folders below ROOT, e.g. mimiciv/3.1/hosp
 HASHED_BYTES = 16 << 20  # tables up to this size are known by their bytes, larger ones by size and time
 MAX_HEADER_BYTES = 1 << 20
+WORD = pa.dictionary(pa.int32(), pa.string())
 BLOCK_BYTES = 64 << 20  # of text; a row (a clinical note) must fit into one
 
 # Folders that hold a file or a folder per recording or patient: listing them would take minutes and finds no table.
@@ -130,15 +131,25 @@ def header_of(path: Path, *, delimiter: str = ",", encoding: str = "utf-8") -> l
 
 
 def read_table(
-    path: Path, required: Sequence[str], optional: Sequence[str] = (), *, delimiter: str = ",", encoding: str = "utf-8"
+    path: Path,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    words: Sequence[str] = (),
+    delimiter: str = ",",
+    encoding: str = "utf-8",
 ) -> pa.Table:
-    """The columns named, as trimmed strings; an optional one that the file lacks is null."""
+    """The columns named, as trimmed strings; an optional one that the file lacks is null.
+
+    Those of `words` come as dictionaries in one chunk: few distinct values in millions of rows take four bytes each.
+    """
     names = _file_names(path, required, optional, delimiter, encoding)
+    options = _options(names, quoted_lines=False, delimiter=delimiter, encoding=encoding, words=words)
     try:
-        table = arrow_csv.read_csv(path, **_options(names, quoted_lines=False, delimiter=delimiter, encoding=encoding))
+        table = arrow_csv.read_csv(path, **options)
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read: {_why(error)}. Fetch it again.") from error
-    return _renamed(table, names, (*required, *optional))
+    return _renamed(table, names, (*required, *optional), words)
 
 
 def stream_table(path: Path, required: Sequence[str]) -> Iterator[pa.Table]:
@@ -171,6 +182,8 @@ def once(rows: pa.Table, key: str, path: Path) -> tuple[pa.Table, int]:
     twin = pa.array(first[inverse])
     for name in rows.column_names:
         column = rows[name].combine_chunks()
+        if isinstance(column, pa.DictionaryArray):
+            column = column.indices
         differs = pc.fill_null(pc.not_equal(column, column.take(twin)), False)
         if (row := int(pc.index(differs, True).as_py())) >= 0:
             raise UserError(
@@ -268,13 +281,21 @@ def _file_names(
     return names
 
 
-def _options(names: Mapping[str, str], *, quoted_lines: bool, delimiter: str = ",", encoding: str = "utf-8") -> Json:
+def _options(
+    names: Mapping[str, str],
+    *,
+    quoted_lines: bool,
+    delimiter: str = ",",
+    encoding: str = "utf-8",
+    words: Sequence[str] = (),
+) -> Json:
     columns = list(dict.fromkeys(names.values()))
+    encoded = {names[name] for name in words if name in names}
     return {
         "read_options": arrow_csv.ReadOptions(block_size=BLOCK_BYTES, encoding=encoding),
         "parse_options": arrow_csv.ParseOptions(newlines_in_values=quoted_lines, delimiter=delimiter),
         "convert_options": arrow_csv.ConvertOptions(
-            column_types={name: pa.string() for name in columns},
+            column_types={name: WORD if name in encoded else pa.string() for name in columns},
             include_columns=columns,
             null_values=[""],
             strings_can_be_null=True,
@@ -283,12 +304,26 @@ def _options(names: Mapping[str, str], *, quoted_lines: bool, delimiter: str = "
     }
 
 
-def _renamed(table: pa.Table, names: Mapping[str, str], order: Sequence[str]) -> pa.Table:
-    nothing = pa.chunked_array([pa.nulls(table.num_rows, pa.string())], pa.string())
-    return pa.table({name: _trimmed(table[names[name]]) if name in names else nothing for name in order})
+def _renamed(table: pa.Table, names: Mapping[str, str], order: Sequence[str], words: Sequence[str] = ()) -> pa.Table:
+    made = {}
+    for name in order:
+        if name not in names:
+            kind = WORD if name in words else pa.string()
+            made[name] = pa.chunked_array([pa.nulls(table.num_rows, kind)], kind)
+        else:
+            made[name] = (_trimmed_words if name in words else _trimmed)(table[names[name]])
+    return pa.table(made)
 
 
-def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _trimmed_words(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    whole = column.unify_dictionaries().combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # of an empty table
+        whole = pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), pa.array([], pa.string()))
+    trimmed = _trimmed(whole.dictionary).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(trimmed.indices.take(whole.indices), trimmed.dictionary)
+
+
+def _trimmed(column: pa.ChunkedArray | pa.Array) -> Any:
     text = pc.utf8_trim_whitespace(column)
     return pc.if_else(pc.equal(pc.binary_length(text), 0), pa.scalar(None, pa.string()), text)
 

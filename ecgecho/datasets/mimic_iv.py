@@ -1,18 +1,20 @@
-"""MIMIC-IV: ECG 1.0, ECHO 0.1 and 1.0, Note 2.2 and the patients table, one subject-id space and one catalog.
+"""MIMIC-IV: ECG 1.0, ECHO 0.1 and 1.0, Note 2.2, hosp, ECG-Ext-ICD and ECHOVIEW, one subject-id space and one catalog.
 
 The parts are known by the tables they hold, at most three folders below ROOT, whatever the folders are called; any of them
-may be absent, and what is absent is said. There is no official split: the subject decides.
+may be absent, and what is absent is said. There is no official split: the subject decides, unless the folds of ECG-Ext-ICD are
+asked for.
 
 Never run on the real files, only on trees in their published layout. Sources of names, units and traps: the MIMIC
-documentation and public code that read the data; what they disagree on is an option of `Config` or a row in `defects`.
+documentation and public code that read the data (datasets.md cards 1 to 3); what they disagree on is an option of `Config` or a
+row in `defects`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,34 +22,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgecho import catalog
-from ecgecho.catalog import SCHEMAS, Catalog, Progress, nearest
-from ecgecho.datasets import _headers, _tables
-from ecgecho.io.scan import File
-from ecgecho.pairs import SPLIT_VERSION, WINDOW_DAYS, assign_splits, check_window, family_of, make_pairs
-from ecgecho.types import Json, UsageError, UserError
+from ecgecho.catalog import SCHEMAS, nearest
+from ecgecho.datasets import _icd, _measurements, _tables
+from ecgecho.datasets._admissions import Admissions
+from ecgecho.datasets._indexing import Indexed, Reading, Spec, Tables
+from ecgecho.datasets._measurements import LVEF_MID, LVEF_NAMES, LVEF_PRIORITIES
+from ecgecho.io import scan_echo
+from ecgecho.types import I64, Json, UsageError, UserError
 
 DATASET = "mimic_iv"
-INDEX_VERSION = 2  # raised when the same tables would make another catalog
-
-# Names of the table of each part; case, separators and .gz play no part.
-PARTS: dict[str, tuple[str, ...]] = {
-    "ecg": ("record_list.csv",),
-    "ecg reports": ("machine_measurements.csv",),
-    "echo": ("echo-record-list.csv",),
-    "echo studies": ("echo-study-list.csv",),
-    "echo measurements": ("structured-measurement.csv", "structured-measurements.csv"),
-    "patients": ("patients.csv",),
-    "notes": ("discharge.csv",),
-}
-MEANING = {
-    "ecg": "no ECG waveforms (record_list.csv)",
-    "ecg reports": "no texts of the ECGs (machine_measurements.csv)",
-    "echo": "no echo clips (echo-record-list.csv)",
-    "echo studies": "measurements are not linked to echo studies (echo-study-list.csv)",
-    "echo measurements": "no labels such as lvef (structured-measurement.csv[.gz], since MIMIC-IV-ECHO 1.0)",
-    "patients": "sex and year of birth unknown (hosp/patients.csv[.gz])",
-    "notes": "no discharge notes (note/discharge.csv[.gz])",
-}
 
 NUM_REPORTS = 18
 ECG_MEASUREMENTS = {  # machine_measurements.csv; unit
@@ -61,609 +44,489 @@ ECG_MEASUREMENTS = {  # machine_measurements.csv; unit
     "qrs_axis": "deg",
     "t_axis": "deg",
 }
-SENTINELS = (29999.0, 32767.0, -32767.0, 32768.0, -32768.0, 65535.0)  # "not measured", never blank; datasets.md section 1
-
-LVEF_NAMES = ("lvef", "biplane_lvef", "rest_lvef", "rest_biplane_lvef", "lvef_3d", "lvef_upper", "rest_lvef_upper")
-LVEF_EXCLUDED = "stress_lvef"  # of another heart rate
-WALLS = ("septal_thickness", "inf_lat_thickness")
-LENGTHS = (*WALLS, "tapse")  # reported in cm or in mm by era; given here in mm
-CM_AT_MOST = 3.0  # no wall is 3 cm, none is 3 mm: a larger number is in mm, whatever its unit says (datasets.md card 2)
-LENGTH_MM_AT_MOST = 60.0
-DIAMETER = "lvedd"
-DIAMETER_CM_AT_MOST = 12.0  # no ventricle is 12 cm wide, none is 12 mm
-DIAMETER_MM_AT_MOST = 110.0
-MAX_LVEF = 100.0
-SAMPLED_FILES = 256
+SENTINELS = (29999.0, 32767.0, -32767.0, 32768.0, -32768.0, 65535.0)  # "not measured", never blank; datasets.md card 1
 OLDEST_ANCHOR_AGE = 91  # stands for "> 89"
+NUM_VIEWS = 23  # of ECHOVIEW's classifier
+VIEW_SUM = (0.98, 1.02)  # of the probabilities of a file; rounding
+FILE_COLUMNS = ("dicomfilepath", "dicompath", "filepath", "path", "filename", "file", "dicomid", "dicom", "clipid")
+FOLDS = {**{str(k): "train" for k in range(18)}, "18": "val", "19": "test"}  # ECG-Ext-ICD's paper, on `fold`
+Lists = Literal["all_diag_all", "all_diag_hosp", "hosp_diag_hosp", "ed_diag_hosp", "ed_diag_ed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Settings of `ecgecho index mimic-iv`."""
 
-    window_days: float = WINDOW_DAYS
-    """An ECG is paired with the nearest echo study at most this many days away."""
-    lvef_priority: tuple[str, ...] = LVEF_NAMES
-    """The label `lvef` of a report is the first of these names that it has; which one, is its `definition`."""
+    lvef_priority: tuple[str, ...] | str = "lvef_first"
+    """The label `lvef` of a report is the first of these names that it has; which one, is its `definition`. "lvef_first" and
+    "biplane_first" are two orders in use."""
     scan_headers: bool = False
     """Open every DICOM for its kind and frame count (hours on the full set); without, they are null."""
-    workers: int = 2
-    """Processes that read headers."""
+    diagnoses: tuple[str, ...] = ()
+    """0/1 labels of ECGs: "ccsr.CIR019" (HCUP), "eee_table2.CIR022", "icd10.I50" (codes that begin so); "ccsr.CIR*" for all."""
+    diagnoses_of: Literal["admission"] | Lists = "admission"
+    """Whose codes: those of the admission that holds the ECG (hosp/diagnoses_icd), or a list of ECG-Ext-ICD."""
+    ccsr: str = ""
+    """HCUP's table of ICD-10-CM codes, where no DXCCSR_v*.csv lies below ROOT; a relative path begins at ROOT."""
+    views: str = ""
+    """ECHOVIEW's table of view probabilities, where its name does not begin with echoview; a relative path begins at ROOT."""
+    split: Literal["subject", "fold", "strat_fold"] = "subject"
+    """"fold" and "strat_fold" are ECG-Ext-ICD's: 0 to 17 train, 18 val, 19 test."""
 
     def __post_init__(self) -> None:
-        check_window(self.window_days)
-        for name in self.lvef_priority:
-            if name not in LVEF_NAMES:
-                raise UsageError(f"lvef_priority names {name!r}.{nearest(name, LVEF_NAMES)}")
-        if not self.lvef_priority or len(set(self.lvef_priority)) < len(self.lvef_priority):
+        names = self.priority
+        known = (*LVEF_NAMES, *LVEF_MID)
+        for name in names:
+            if name not in known:
+                raise UsageError(f"lvef_priority names {name!r}.{nearest(name, [*LVEF_PRIORITIES, *known])}")
+        if not names or len(set(names)) < len(names):
             raise UsageError("lvef_priority must name at least one of LVEF's names, each once.")
+        _icd.check(self.diagnoses)
+
+    @property
+    def priority(self) -> tuple[str, ...]:
+        """Names of LVEF in order."""
+        if isinstance(self.lvef_priority, str):
+            return LVEF_PRIORITIES.get(self.lvef_priority, (self.lvef_priority,))
+        return self.lvef_priority
 
 
-def build(config: Config) -> MimicIv:
+def build(config: Config) -> Indexed:
     """The dataset."""
-    return MimicIv(config=config)
+    return Indexed(spec=SPEC, config=config)
 
 
-@dataclass(slots=True)
-class _Found:
-    """What was read so far: tables of the catalog, rows of defects."""
-
-    parts: dict[str, Path]
-    defects: list[tuple[str, str, str, int]] = field(default_factory=list)
-
-    def defect(self, item: str, code: str, detail: str, count: int) -> None:
-        if count:
-            self.defects.append((item, code, detail, int(count)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MimicIv:
-    """See `catalog.Dataset`."""
-
-    config: Config
-
-    def inspect(self, root: Path, out: Path, options: catalog.IndexOptions = catalog.IndexOptions()) -> Json:
-        """The parts found and missing; writes nothing."""
-        parts = _parts(Path(root))
-        return {
-            "dataset": DATASET,
-            "parts": {name: str(path) for name, path in parts.items()},
-            "missing": _missing(parts),
-            "bytes": sum(path.stat().st_size for path in parts.values()),
-            "unchanged": catalog.unchanged(out, self._inputs(Path(root), Path(out), parts)) is not None,
-        }
-
-    def index(
-        self, root: Path, out: Path, progress: Progress | None = None, options: catalog.IndexOptions = catalog.IndexOptions()
-    ) -> Catalog:
-        """Write the catalog; when it was made from the same tables and settings it is returned as it is."""
-        root, out = Path(root), Path(out)
-        catalog.check_place(out)
-        parts = _parts(root)
-        inputs = self._inputs(root, out, parts)
-        if (made := catalog.unchanged(out, inputs)) is not None:
-            return made
-        found = _Found(parts)
-        tell = progress or (lambda what, done, total: None)
-        tell("ECG tables", 0, 4)
-        ecgs = _ecgs(found, root)
-        texts, ecg_labels = _reports(found, ecgs)
-        tell("echo tables", 1, 4)
-        clips = _clips(found, root)
-        echo_labels = _measurements(found, clips, self.config.lvef_priority)
-        _sample_files(found, root, {"ecgs": ecgs} if self.config.scan_headers else {"ecgs": ecgs, "clips": clips})
-        lines, complete = b"", True
-        if self.config.scan_headers:
-            clips, lines, complete = self._with_headers(found, clips, root, out, progress)
-        tell("subjects and pairs", 2, 4)
-        labels = pa.concat_tables([*echo_labels, *ecg_labels]).unify_dictionaries() if echo_labels or ecg_labels else None
-        subjects = _subjects(found, [ecgs, clips, *([labels] if labels is not None else [])])
-        pairs = make_pairs(ecgs, clips, texts, subjects, _window(self.config.window_days))
-        tell("writing", 3, 4)
-        result = catalog.write(
-            out,
-            root=root,
-            dataset=DATASET,
-            family=family_of(DATASET),
-            tables={
-                "subjects": subjects,
-                "clips": clips,
-                "ecgs": ecgs,
-                "texts": _all_texts(found, texts, subjects),
-                "labels": labels if labels is not None else (),
-                "pairs": pairs,
-                "defects": _DefectsLater(found),  # the notes are counted while they are written
-            },
-            meta={
-                "split_version": SPLIT_VERSION,
-                "parts": {name: path.relative_to(root).as_posix() for name, path in parts.items()},
-                "missing": _missing(parts),
-                "inputs": inputs if complete else None,  # None: the next index tries again
-            },
-            keep={"headers.jsonl": lines} if lines else {},
-        )
-        _memory(out)[-1].unlink(missing_ok=True)
-        tell("done", 4, 4)
-        return result
-
-    def _inputs(self, root: Path, out: Path, parts: dict[str, Path]) -> Json:
-        settings = dataclasses.asdict(self.config)
-        del settings["workers"]
-        tables = {name: {"path": path.relative_to(root).as_posix(), **_tables.fingerprint(path)} for name, path in parts.items()}
-        return {
-            "dataset": DATASET,
-            "index_version": INDEX_VERSION,
-            "root": catalog.relative(root, out),
-            "settings": settings,
-            "split_version": SPLIT_VERSION,
-            "tables": tables,
-        }
-
-    def _with_headers(
-        self, found: _Found, clips: pa.Table, root: Path, out: Path, progress: Progress | None
-    ) -> tuple[pa.Table, bytes, bool]:
-        paths = clips["path"].to_pylist()
-        files, missing = [], 0
-        for path in paths:
-            try:
-                stat = (root / path).stat()
-                files.append(File(path=path, size=stat.st_size, mtime_ns=stat.st_mtime_ns))
-            except OSError:
-                missing += 1
-        found.defect("clips", "missing_file", "listed, not there", missing)
-        keep = ("kind", "num_frames", "code", "defects")
-        scan = _headers.scan_headers(
-            root,
-            files,
-            memory=_memory(out),
-            remember=lambda header: {key: header[key] for key in keep},
-            workers=self.config.workers,
-            progress=progress,
-        )
-        headers = scan.headers
-        found.defects += _headers.defects_of(list(headers.values()))
-        unread = {"kind": None, "num_frames": 0}
-        for name, nothing in unread.items():
-            found_here = [nothing if path not in headers or headers[path]["code"] else headers[path][name] for path in paths]
-            clips = clips.set_column(
-                clips.column_names.index(name), name, pa.array(found_here, SCHEMAS["clips"].field(name).type)
-            )
-        return clips, scan.lines, not scan.retry and not missing
+def read(reading: Reading) -> Tables:
+    """All parts that are there."""
+    config, tell = reading.config, reading.progress
+    tell("ECG tables", 0, 6)
+    stays = _stays(reading)
+    ecgs = _ecgs(reading, stays)
+    reports, labels = _reports(reading, ecgs)
+    tell("echo tables", 1, 6)
+    clips = _clips(reading, stays)
+    studies = _studies(reading, clips)
+    tell("echo measurements", 2, 6)
+    if "echo measurements" in reading.parts:
+        labels += _measurements.labels(reading, "echo measurements", studies, config.priority)
+    tell("files", 3, 6)
+    reading.sample("ecgs", ecgs["path"], ".hea")
+    if config.scan_headers:
+        clips = _with_headers(reading, clips)
+    else:
+        reading.sample("clips", clips["path"])
+    clips = _with_views(reading, clips)
+    tell("diagnoses", 4, 6)
+    lists = _ext_icd(reading, ecgs)
+    labels += _diagnoses(reading, ecgs, lists)
+    tell("people", 5, 6)
+    return Tables(
+        ecgs=ecgs,
+        clips=clips,
+        texts=reports,
+        more_texts=(lambda known: _notes(reading, known)) if "notes" in reading.parts else None,
+        labels=labels,
+        people=_people(reading, lists),
+        official=_folds(reading, lists),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _DefectsLater:
-    """The defects table, made when it is written, after all other tables."""
-
-    found: _Found
-
-    def __iter__(self) -> Iterator[pa.Table]:
-        columns = list(zip(*self.found.defects, strict=True)) or [(), (), (), ()]
-        yield pa.table(
-            [pa.array(column, kind.type) for column, kind in zip(columns, SCHEMAS["defects"], strict=True)],
-            SCHEMAS["defects"].names,
-        )
-
-
-def _parts(root: Path) -> dict[str, Path]:
-    parts = _tables.find_parts(root, PARTS)
-    if not {"ecg", "echo", "echo measurements"} & set(parts):
-        raise UserError(
-            f"no table of MIMIC-IV lies in {root} or up to {_tables.MAX_DEPTH} folders below: looked for record_list.csv, "
-            f"echo-record-list.csv and structured-measurement.csv[.gz]. Give the folder that holds the modules."
-        )
-    return parts
+def _stays(reading: Reading) -> Admissions | None:
+    if "admissions" not in reading.parts:
+        return None
+    columns = ("subject_id", "hadm_id", "admittime", "dischtime")
+    rows = reading.once("admissions", reading.table("admissions", columns), "hadm_id")
+    rows = _tables.require(rows, ("subject_id",), reading.parts["admissions"])
+    begin, end = (reading.times("admissions", name, rows[name]) for name in ("admittime", "dischtime"))
+    rows = pa.table({"subject_id": rows["subject_id"], "admission_id": rows["hadm_id"], "begin": begin, "end": end})
+    known = pc.and_(pc.is_valid(begin), pc.is_valid(end))
+    backwards = pc.and_(known, pc.fill_null(pc.less(end, begin), False))
+    reading.defect("admissions", "ends_before_it_begins", "holds no time", pc.sum(backwards).as_py() or 0)
+    stays = Admissions.of(rows.filter(pc.and_(known, pc.invert(backwards))))
+    detail = "begins before an earlier one has ended; what both hold belongs to the one that began last"
+    reading.defect("admissions", "overlap", detail, stays.overlapping)
+    return stays
 
 
-def _missing(parts: dict[str, Path]) -> list[str]:
-    return [f"{name}: {MEANING[name]}" for name in PARTS if name not in parts]
-
-
-def _memory(out: Path) -> list[Path]:
-    """Headers remembered by the catalog that is there, and those of a scan that was stopped."""
-    return [out / "headers.jsonl", out.with_name(f".{out.name}.headers.jsonl")]
-
-
-def _ecgs(found: _Found, root: Path) -> pa.Table:
-    if "ecg" not in found.parts:
+def _ecgs(reading: Reading, stays: Admissions | None) -> pa.Table:
+    if "ecg" not in reading.parts:
         return SCHEMAS["ecgs"].empty_table()
-    path = found.parts["ecg"]
-    columns = ("subject_id", "study_id", "ecg_time", "path")
-    rows = _once(
-        found,
-        "ecg",
-        _tables.require(_tables.read_table(path, columns), ("subject_id", "study_id", "path"), path),
-        "study_id",
-        path,
-    )
-    return catalog.conform(
-        "ecgs",
-        pa.table(
-            {
-                "ecg_id": rows["study_id"],
-                "subject_id": rows["subject_id"],
-                "path": _below(root, path, rows["path"]),
-                "time": _times(found, "ecg", "ecg_time", rows["ecg_time"]),
-            }
-        ),
-        str(path),
-    )
+    path = reading.parts["ecg"]
+    rows = reading.table("ecg", ("subject_id", "study_id", "ecg_time", "path"))
+    rows = reading.once("ecg", _tables.require(rows, ("subject_id", "path"), path), "study_id")
+    time = reading.times("ecg", "ecg_time", rows["ecg_time"])
+    made = {
+        "ecg_id": rows["study_id"],
+        "subject_id": rows["subject_id"],
+        "path": reading.below("ecg", rows["path"]),
+        "time": time,
+    }
+    if stays is not None:
+        made["admission_id"] = stays.at(rows["subject_id"], time)
+        outside = made["admission_id"].null_count
+        reading.defect("ecg", "no_admission", "taken outside every admission, or without a time", outside)
+    return catalog.conform("ecgs", pa.table(made), str(path))
 
 
-def _reports(found: _Found, ecgs: pa.Table) -> tuple[pa.Table, list[pa.Table]]:
+def _reports(reading: Reading, ecgs: pa.Table) -> tuple[pa.Table, list[pa.Table]]:
     """Texts and labels of machine_measurements.csv."""
-    if "ecg reports" not in found.parts or not ecgs.num_rows:
+    part = "ecg reports"
+    if part not in reading.parts or not ecgs.num_rows:
         return SCHEMAS["texts"].empty_table(), []
-    path = found.parts["ecg reports"]
     lines = [f"report_{i}" for i in range(NUM_REPORTS)]
-    rows = _tables.read_table(path, ("subject_id", "study_id", *lines, *ECG_MEASUREMENTS))
-    rows = _once(found, "ecg reports", _tables.require(rows, ("subject_id", "study_id"), path), "study_id", path)
-    place = pc.index_in(rows["study_id"], value_set=ecgs["ecg_id"].combine_chunks())
-    owner = ecgs["subject_id"].combine_chunks().take(place.combine_chunks())
-    found.defect("ecg reports", "report_without_ecg", "study_id is not in record_list.csv", place.null_count)
-    other = pc.fill_null(pc.not_equal(rows["subject_id"], owner), False)
-    found.defect("ecg reports", "subject_disagrees", "another subject than in record_list.csv", pc.sum(other).as_py() or 0)
+    words = (*lines, *ECG_MEASUREMENTS)
+    rows = reading.table(part, ("subject_id", "study_id", *lines, *ECG_MEASUREMENTS), words=words)
+    rows = reading.once(part, _tables.require(rows, ("subject_id",), reading.parts[part]), "study_id").combine_chunks()
+    place = pc.index_in(_flat(rows["study_id"]), value_set=_flat(ecgs["ecg_id"]))
+    owner = _flat(ecgs["subject_id"]).take(place)
+    reading.defect(part, "report_without_ecg", "study_id is not in record_list.csv", place.null_count)
+    other = pc.fill_null(pc.not_equal(_flat(rows["subject_id"]), owner), False)
+    reading.defect(part, "subject_disagrees", "another subject than in record_list.csv", pc.sum(other).as_py() or 0)
     good = pc.and_(pc.is_valid(place), pc.invert(other))
-    rows, place = rows.filter(good), place.filter(good)
-    when = ecgs["time"].combine_chunks().take(place.combine_chunks())
-
-    # "skip" loses a row whose values are all null (pyarrow 26), so an empty word goes first and its separator is cut off.
-    joined = pc.binary_join_element_wise("", *[_without_stop(rows[line]) for line in lines], ". ", null_handling="skip")
-    joined = pc.utf8_slice_codeunits(joined, 2)
+    if not pc.all(good).as_py():
+        rows, place = rows.filter(good).combine_chunks(), place.filter(good)
+    reading.defect(part, "ecg_without_report", "no row of its study_id", ecgs.num_rows - len(pc.unique(place)))
+    when = _flat(ecgs["time"]).take(place)
+    joined = _joined([_flat(rows[line]) for line in lines])
     texts = pa.table(
         {
             "text_id": pc.binary_join_element_wise("ecg", rows["study_id"], "-"),
             "subject_id": rows["subject_id"],
             "ecg_id": rows["study_id"],
-            "study_id": pa.nulls(rows.num_rows, pa.string()),
             "time": when,
             "source": pa.array(["machine_report"] * rows.num_rows, pa.string()),
             "text": joined,
+            "admission_id": _flat(ecgs["admission_id"]).take(place),
         }
     )
     filled = pc.greater(pc.binary_length(joined), 0)
-    found.defect("ecg reports", "report_empty", "no line", rows.num_rows - int(pc.sum(filled).as_py() or 0))
-    labels = [_ecg_labels(found, name, unit, rows, when) for name, unit in ECG_MEASUREMENTS.items()]
-    return texts.filter(filled), labels
+    reading.defect(part, "report_empty", "no line", rows.num_rows - int(pc.sum(filled).as_py() or 0))
+    labels = [_ecg_labels(reading, name, unit, rows, when) for name, unit in ECG_MEASUREMENTS.items()]
+    return catalog.conform("texts", texts.filter(filled), part), labels
 
 
-def _ecg_labels(found: _Found, name: str, unit: str, rows: pa.Table, when: pa.Array) -> pa.Table:
-    value = _tables.numbers(rows[name])
-    found.defect(name, "not_a_number", "machine_measurements", value.null_count - rows[name].null_count)
-    sentinel = pc.fill_null(pc.is_in(value, value_set=pa.array(SENTINELS)), False)
-    found.defect(name, "sentinel", "means not measured", pc.sum(sentinel).as_py() or 0)
-    good = pc.and_(pc.is_valid(value), pc.invert(sentinel))
-    return _label_rows(
-        subject_id=rows["subject_id"].filter(good),
-        study_id=None,
-        ecg_id=rows["study_id"].filter(good),
-        time=when.filter(good.combine_chunks()),
-        name=name,
-        value=value.filter(good),
+def _joined(lines: list[pa.DictionaryArray]) -> pa.Array:
+    """The lines of each report that are not empty, each without the full stops at its end, with ". " between them."""
+    whole = pa.array([""] * len(lines[0]), pa.string())
+    for line in lines:
+        if line.null_count == len(line):
+            continue
+        bare = pc.utf8_rtrim(line.dictionary, ". ").take(line.indices)
+        there = pc.fill_null(pc.greater(pc.binary_length(bare), 0), False)
+        rows = pa.array(np.flatnonzero(there.to_numpy(zero_copy_only=False)))
+        before = whole.take(rows)
+        gap = pc.if_else(pc.equal(pc.binary_length(before), 0), "", ". ")
+        whole = pc.replace_with_mask(whole, there, pc.binary_join_element_wise(before, gap, bare.take(rows), ""))
+    return whole
+
+
+def _ecg_labels(reading: Reading, name: str, unit: str, rows: pa.Table, when: pa.Array) -> pa.Table:
+    column = _flat(rows[name])
+    number = _tables.numbers(column.dictionary)
+    sentinel = pc.fill_null(pc.is_in(number, value_set=pa.array(SENTINELS)), False)
+
+    def count(words: pa.Array) -> int:
+        return int(pc.sum(words.take(column.indices)).as_py() or 0)
+
+    reading.defect(name, "not_a_number", "machine_measurements", count(pc.is_null(number)))
+    reading.defect(name, "sentinel", "means not measured", count(sentinel))
+    value = pc.if_else(sentinel, pa.scalar(None, pa.float64()), number).take(column.indices)
+    return _tables.label_rows(
+        name,
+        value,
+        subject_id=rows["subject_id"],
+        ecg_id=rows["study_id"],
+        time=when,
         unit=unit,
         source="machine_measurements",
         definition="as the cart measured it",
     )
 
 
-def _clips(found: _Found, root: Path) -> pa.Table:
-    if "echo" not in found.parts:
+def _clips(reading: Reading, stays: Admissions | None) -> pa.Table:
+    if "echo" not in reading.parts:
         return SCHEMAS["clips"].empty_table()
-    path = found.parts["echo"]
-    columns = ("subject_id", "study_id", "acquisition_datetime", "dicom_filepath")
-    rows = _tables.require(_tables.read_table(path, columns), ("subject_id", "study_id", "dicom_filepath"), path)
-    clip_id = pc.replace_substring_regex(rows["dicom_filepath"], r"^.*/|\.[Dd][Cc][Mm]$", "")
-    rows = _once(found, "echo", rows.append_column("clip_id", clip_id), "clip_id", path)
+    path = reading.parts["echo"]
+    rows = reading.table("echo", ("subject_id", "study_id", "acquisition_datetime", "dicom_filepath"))
+    rows = _tables.require(rows, ("subject_id", "study_id", "dicom_filepath"), path)
+    rows = reading.once("echo", rows.append_column("clip_id", _clip_id(rows["dicom_filepath"])), "clip_id")
     owner = rows.select(["study_id", "subject_id"]).group_by(["study_id", "subject_id"]).aggregate([])
     if owner.num_rows > len(pc.unique(owner["study_id"])):
         raise UserError(f"{path}: a study_id stands with two subjects; two versions may be mixed. Fetch the table again.")
-    return catalog.conform(
-        "clips",
-        pa.table(
-            {
-                "clip_id": rows["clip_id"],
-                "study_id": rows["study_id"],
-                "subject_id": rows["subject_id"],
-                "path": _below(root, path, rows["dicom_filepath"]),
-                "time": _times(found, "echo", "acquisition_datetime", rows["acquisition_datetime"]),
-            }
-        ),
-        str(path),
-    )
-
-
-def _measurements(found: _Found, clips: pa.Table, priority: Sequence[str]) -> list[pa.Table]:
-    """Labels of the structured measurements: the raw ones by name; `lvef`, `wall_mm` and `lvedd_mm` derived from them."""
-    if "echo measurements" not in found.parts:
-        return []
-    path = found.parts["echo measurements"]
-    ids = ("subject_id", "measurement_id", "measurement_datetime", "measurement", "result")
-    rows = _tables.require(
-        _tables.read_table(path, ids, ("test_type", "unit")), ("subject_id", "measurement_id", "measurement"), path
-    )
-    name = pc.utf8_lower(rows["measurement"]).combine_chunks().dictionary_encode()
-    value = _tables.numbers(rows["result"])
-    text = pc.and_(pc.is_valid(rows["result"]), pc.is_null(value)).combine_chunks()
-    for entry in pc.value_counts(name.filter(text).cast(pa.string())).to_pylist():
-        found.defect(entry["values"], "not_a_number", "structured measurement; not in labels", entry["counts"])
-    rows = rows.set_column(rows.column_names.index("measurement"), "measurement", name).append_column("value", value)
-    rows = rows.append_column("time", _times(found, "echo measurements", "measurement_datetime", rows["measurement_datetime"]))
-    rows = rows.filter(pc.is_valid(rows["value"])).combine_chunks()
-    rows = rows.append_column("study_id", _study_of(found, rows, clips))
-    rows = _repaired(found, rows)
-    stress = pc.equal(rows["measurement"], LVEF_EXCLUDED)
-    found.defect(LVEF_EXCLUDED, "not_at_rest", "kept under its name, never used for lvef", pc.sum(stress).as_py() or 0)
-    raw = rows.filter(pc.not_equal(rows["measurement"], "lvef"))  # that name is the derived one's
-    derived = (_lvef(found, rows, priority), _wall(rows), _diameter(found, rows))
-    plain = pc.if_else(pc.is_in(raw["measurement"].cast(pa.string()), value_set=pa.array(LENGTHS)), "in mm", "as reported")
-    return [
-        *(table for table in derived if table.num_rows),
-        _measured(raw, raw["measurement"], raw["value"], raw["unit"], plain),
-    ]
-
-
-def _repaired(found: _Found, rows: pa.Table) -> pa.Table:
-    """Lengths in mm, and no value that cannot be: LVEF outside (0, 100], a length of none or of 6 cm."""
-    names = rows["measurement"].cast(pa.string())
-    value = rows["value"].to_numpy().copy()
-    unit = pc.fill_null(pc.utf8_lower(rows["unit"]), "")
-    lvef = pc.is_in(names, value_set=pa.array([*LVEF_NAMES, LVEF_EXCLUDED])).to_numpy()
-    length = pc.is_in(names, value_set=pa.array(LENGTHS)).to_numpy()
-    in_cm = length & (value <= CM_AT_MOST)
-    for said, means_cm in (("cm", True), ("mm", False)):
-        wrong = length & pc.equal(unit, said).to_numpy() & (in_cm != means_cm)
-        for name in LENGTHS:
-            number = int((wrong & pc.equal(names, name).to_numpy()).sum())
-            found.defect(name, "unit_drift", f"said {said}, is {'mm' if means_cm else 'cm'}; repaired to mm", number)
-    found.defect(
-        "lengths",
-        "unit_missing",
-        "told by size; given in mm",
-        int((length & ~pc.is_in(unit, value_set=pa.array(["cm", "mm"])).to_numpy()).sum()),
-    )
-    value[in_cm] *= 10
-    good = (
-        np.isfinite(value)
-        & ~(lvef & ~((value > 0) & (value <= MAX_LVEF)))
-        & ~(length & ~((value > 0) & (value <= LENGTH_MM_AT_MOST)))
-    )
-    for entry in pc.value_counts(names.filter(pa.array(~good))).to_pylist():
-        found.defect(entry["values"], "out_of_range", "left out", entry["counts"])
-    said_unit = pc.if_else(pa.array(length), "mm", pc.if_else(pa.array(lvef), "%", rows["unit"]))
-    rows = rows.set_column(rows.column_names.index("value"), "value", pa.array(value))
-    return rows.set_column(rows.column_names.index("unit"), "unit", said_unit).filter(pa.array(good)).combine_chunks()
-
-
-def _lvef(found: _Found, rows: pa.Table, priority: Sequence[str]) -> pa.Table:
-    """One `lvef` a report: the first name by `priority` that it has, in file order where it has that twice."""
-    rank = pc.index_in(rows["measurement"].cast(pa.string()), value_set=pa.array(list(priority)))
-    rows = rows.append_column("rank", rank).filter(pc.is_valid(rank)).combine_chunks()
-    report, rank = _codes(rows["measurement_id"]), rows["rank"].to_numpy()
-    order = np.lexsort((rank, report))
-    _, first = np.unique(report[order], return_index=True)
-    same = (np.diff(report[order]) == 0) & (np.diff(rank[order]) == 0)
-    values = rows["value"].to_numpy()[order]
-    found.defect(
-        "lvef",
-        "measured_twice",
-        "one report has a name twice with two values; the first is used",
-        int((same & (np.diff(values) != 0)).sum()),
-    )
-    chosen = rows.take(pa.array(np.sort(order[first])))
-    how = pc.binary_join_element_wise("measurement", chosen["measurement"].cast(pa.string()), " ")
-    return _measured(
-        chosen, _tables.constant("lvef", chosen.num_rows), chosen["value"], _tables.constant("%", chosen.num_rows), how
-    )
-
-
-def _wall(rows: pa.Table) -> pa.Table:
-    """One `wall_mm` a report: the thicker of septum and inferolateral wall, or the one that was measured."""
-    rows = rows.filter(pc.is_in(rows["measurement"].cast(pa.string()), value_set=pa.array(WALLS))).combine_chunks()
-    report, values = _codes(rows["measurement_id"]), rows["value"].to_numpy()
-    septal = pc.equal(rows["measurement"], WALLS[0]).to_numpy()
-    order = np.lexsort((-values, report))
-    groups, first, inverse = np.unique(report[order], return_index=True, return_inverse=True)
-    has = np.zeros((2, len(groups)), bool)
-    has[0, inverse[septal[order]]] = True
-    has[1, inverse[~septal[order]]] = True
-    row = order[first]
-    place = np.argsort(row)
-    words = np.array([f"max({WALLS[0]}, {WALLS[1]})", f"{WALLS[0]} alone", f"{WALLS[1]} alone"])
-    kind = np.where(has.all(0), 0, np.where(has[0], 1, 2))[place]
-    chosen = rows.take(pa.array(row[place]))
-    n = chosen.num_rows
-    return _measured(
-        chosen, _tables.constant("wall_mm", n), chosen["value"], _tables.constant("mm", n), pa.array(words[kind], pa.string())
-    )
-
-
-def _diameter(found: _Found, rows: pa.Table) -> pa.Table:
-    """`lvedd_mm`, the inner diameter of the left ventricle at end-diastole, whether it was written in cm or in mm."""
-    rows = rows.filter(pc.equal(rows["measurement"].cast(pa.string()), DIAMETER)).combine_chunks()
-    value = rows["value"].to_numpy()
-    value = np.where(value <= DIAMETER_CM_AT_MOST, 10 * value, value)
-    good = np.isfinite(value) & (value > DIAMETER_CM_AT_MOST) & (value <= DIAMETER_MM_AT_MOST)
-    found.defect("lvedd_mm", "out_of_range", "left out", int((~good).sum()))
-    chosen, n = rows.filter(pa.array(good)), int(good.sum())
-    how = _tables.constant(f"measurement {DIAMETER} in mm", n)
-    return _measured(chosen, _tables.constant("lvedd_mm", n), pa.array(value[good]), _tables.constant("mm", n), how)
-
-
-def _measured(rows: pa.Table, name: pa.Array, value: pa.Array, unit: pa.Array, definition: pa.Array) -> pa.Table:
-    source = pc.binary_join_element_wise("structured_measurement", pc.utf8_lower(rows["test_type"]), "/", null_handling="skip")
-    return catalog.conform(
-        "labels",
-        pa.table(
-            {
-                "subject_id": rows["subject_id"],
-                "study_id": rows["study_id"],
-                "time": rows["time"],
-                "name": name,
-                "value": value,
-                "unit": unit,
-                "source": source,
-                "definition": definition,
-            }
-        ),
-        "structured measurements",
-    )
-
-
-def _label_rows(
-    *,
-    subject_id: pa.ChunkedArray,
-    study_id: pa.ChunkedArray | None,
-    ecg_id: pa.ChunkedArray,
-    time: pa.Array,
-    name: str,
-    value: pa.ChunkedArray,
-    unit: str,
-    source: str,
-    definition: str,
-) -> pa.Table:
-    n = len(subject_id)
-    return pa.table(
+    made = pa.table(
         {
-            "subject_id": subject_id,
-            "study_id": pa.nulls(n, pa.string()) if study_id is None else study_id,
-            "ecg_id": ecg_id,
-            "time": time,
-            "name": _tables.constant(name, n),
-            "value": value,
-            "unit": _tables.constant(unit, n),
-            "source": _tables.constant(source, n),
-            "definition": _tables.constant(definition, n),
-        },
-        schema=SCHEMAS["labels"],
+            "clip_id": rows["clip_id"],
+            "study_id": rows["study_id"],
+            "subject_id": rows["subject_id"],
+            "path": reading.below("echo", rows["dicom_filepath"]),
+            "time": reading.times("echo", "acquisition_datetime", rows["acquisition_datetime"]),
+        }
     )
+    if stays is not None:
+        # All clips of a study are of the admission that holds its first one, also where it ends in between.
+        first = made.group_by("study_id").aggregate([("subject_id", "min"), ("time", "min")])
+        stay = stays.at(first["subject_id_min"], first["time_min"])
+        place = pc.index_in(_flat(made["study_id"]), value_set=_flat(first["study_id"]))
+        made = made.append_column("admission_id", stay.take(place))
+        reading.defect("echo", "no_admission", "studies outside every admission, or without a time", stay.null_count)
+    return catalog.conform("clips", made, str(path))
 
 
-def _study_of(found: _Found, rows: pa.Table, clips: pa.Table) -> pa.Array:
-    """The echo study of each measurement, by the study list of MIMIC-IV-ECHO 1.0; null where there is none with clips."""
-    nothing = pa.nulls(rows.num_rows, pa.string())
-    if "echo studies" not in found.parts:
-        return nothing
-    path = found.parts["echo studies"]
-    studies = _tables.read_table(path, ("subject_id", "study_id"), ("measurement_id",))
-    studies = studies.filter(
-        pc.and_(
-            pc.is_valid(studies["measurement_id"]), pc.is_in(studies["study_id"], value_set=clips["study_id"].combine_chunks())
-        )
-    )
-    if not studies.num_rows:
-        return nothing
-    studies = studies.combine_chunks()
-    place = pc.index_in(rows["measurement_id"].combine_chunks(), value_set=studies["measurement_id"].combine_chunks())
-    owner = studies["subject_id"].combine_chunks().take(place)
-    other = pc.fill_null(pc.not_equal(owner, rows["subject_id"].combine_chunks()), False)
-    found.defect("echo studies", "subject_disagrees", "a measurement of another subject; not linked", pc.sum(other).as_py() or 0)
-    return pc.if_else(other, pa.scalar(None, pa.string()), studies["study_id"].combine_chunks().take(place))
+def _clip_id(paths: pa.ChunkedArray | pa.Array) -> Any:
+    return pc.replace_substring_regex(paths, r"^.*[/\\]|\.[Dd][Cc][Mm]$", "")
 
 
-def _subjects(found: _Found, tables: Sequence[pa.Table]) -> pa.Table:
-    ids = pc.unique(pa.chunked_array([chunk for table in tables for chunk in table["subject_id"].chunks], pa.string()))
-    ids = ids.take(pc.sort_indices(ids))
-    splits = pa.array(assign_splits(family_of(DATASET), ids.to_pylist()), pa.string())
-    columns = {"subject_id": ids, "split": splits}
-    if "patients" in found.parts:
-        path = found.parts["patients"]
-        people = _tables.read_table(path, ("subject_id", "gender", "anchor_age", "anchor_year")).combine_chunks()
-        place = pc.index_in(ids, value_set=people["subject_id"].combine_chunks())
-        found.defect("patients", "subject_unknown", "not in the patients table", place.null_count)
-        age, year = (_tables.numbers(people[name]).combine_chunks().take(place) for name in ("anchor_age", "anchor_year"))
-        old = pc.fill_null(pc.greater_equal(age, OLDEST_ANCHOR_AGE), False)
-        found.defect("patients", "age_above_89", "year of birth left out", pc.sum(old).as_py() or 0)
-        born = pc.if_else(old, None, pc.subtract(year, age))
-        gender = pc.utf8_upper(people["gender"]).combine_chunks().take(place)
-        sex = pc.if_else(pc.equal(gender, "F"), "female", pc.if_else(pc.equal(gender, "M"), "male", pa.scalar(None, pa.string())))
-        columns |= {"sex": sex, "birth_year": born.cast(pa.int32())}
-    return catalog.conform("subjects", pa.table(columns), "patients")
-
-
-def _all_texts(found: _Found, reports: pa.Table, subjects: pa.Table) -> Iterable[pa.Table]:
-    """The reports, then the discharge notes of subjects who have an ECG, a clip or a label, a block at a time."""
-    yield reports
-    if "notes" not in found.parts:
-        return
-    path = found.parts["notes"]
-    others, known = 0, subjects["subject_id"].combine_chunks()
-    for block in _tables.stream_table(path, ("note_id", "subject_id", "charttime", "text")):
-        _tables.require(block, ("note_id", "subject_id"), path)
-        wanted = pc.and_(pc.is_in(block["subject_id"], value_set=known), pc.is_valid(block["text"]))
-        notes = block.filter(wanted)
-        others += block.num_rows - notes.num_rows
-        yield catalog.conform(
-            "texts",
-            pa.table(
-                {
-                    "text_id": notes["note_id"],
-                    "subject_id": notes["subject_id"],
-                    "time": _tables.times(notes["charttime"]),
-                    "source": pa.array(["discharge"] * notes.num_rows, pa.string()),
-                    "text": notes["text"],
-                }
-            ),
-            str(path),
-        )
-    found.defect("notes", "subject_unknown", "no ECG, clip or label, or no text; left out", others)
-
-
-def _sample_files(found: _Found, root: Path, tables: Mapping[str, pa.Table]) -> None:
-    """Look for a few of the listed files: tables alone, or half a download, are worth knowing before a long job."""
-    for item, table in tables.items():
-        if table.num_rows:
-            rows = np.unique(np.linspace(0, table.num_rows - 1, min(SAMPLED_FILES, table.num_rows)).astype(np.int64))
-            paths = table["path"].take(pa.array(rows)).to_pylist()
-            missing = sum(not (root / (path + (".hea" if item == "ecgs" else ""))).is_file() for path in paths)
-            found.defect(item, "missing_file", f"of {len(paths)} looked for", missing)
-
-
-def _once(found: _Found, part: str, rows: pa.Table, key: str, path: Path) -> pa.Table:
-    """`rows` without repeats of the same row; one id for two different rows is refused."""
-    rows = rows.combine_chunks()
-    ids = _codes(rows[key])
-    kept, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
-    if len(kept) == len(ids):
-        return rows
-    twin = pa.array(first[inverse])
-    for name in rows.column_names:
-        column = rows[name].combine_chunks()
-        differs = pc.fill_null(pc.not_equal(column, column.take(twin)), False)
-        if (row := int(pc.index(differs, True).as_py())) >= 0:
-            raise UserError(
-                f"{path}: {key} {rows[key][row]} stands twice with different {name!r}; two versions may be mixed. Fetch it again."
-            )
-    found.defect(part, "row_twice", f"same {key}; kept once", len(ids) - len(kept))
-    return rows.take(pa.array(np.sort(first)))
-
-
-def _below(root: Path, table: Path, paths: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Paths beside a table -> paths below the root."""
-    bad = pc.match_substring_regex(paths, r"^[/\\]|(^|[/\\])\.\.([/\\]|$)")
-    if (row := int(pc.index(bad, True).as_py())) >= 0:
+def _studies(reading: Reading, clips: pa.Table) -> pa.Table | None:
+    """measurement_id, study_id and subject_id of the studies that have clips and a report."""
+    part = "echo studies"
+    if part not in reading.parts:
+        return None
+    path = reading.parts[part]
+    rows = reading.table(part, ("subject_id", "study_id"), ("measurement_id",))
+    rows = reading.once(part, _tables.require(rows, ("subject_id",), path), "study_id")
+    if not clips.num_rows:
+        return None
+    place = pc.index_in(_flat(clips["study_id"]), value_set=_flat(rows["study_id"]))
+    unlisted = len(pc.unique(_flat(clips["study_id"]).filter(pc.is_null(place))))
+    reading.defect(part, "study_unlisted", "studies of the record list that the study list lacks", unlisted)
+    owner = _flat(rows["subject_id"]).take(place)
+    if pc.any(pc.not_equal(owner, _flat(clips["subject_id"]))).as_py():
         raise UserError(
-            f"{table}: the path {paths[row].as_py()!r} in data row {row + 1} leaves the folder of the table. Fetch it again."
+            f"{path} and {reading.parts['echo']} give studies to different subjects; two versions may be mixed. Keep the tables "
+            "of one version."
         )
-    folder = table.parent.relative_to(root).as_posix()
-    return paths if folder == "." else pc.binary_join_element_wise(folder, paths, "/")
+    here = pc.is_in(_flat(rows["study_id"]), value_set=_flat(clips["study_id"]))
+    reading.defect(part, "study_without_clips", "listed, no clip in the record list", rows.num_rows - (pc.sum(here).as_py() or 0))
+    return rows.filter(pc.and_(here, pc.is_valid(_flat(rows["measurement_id"]))))
 
 
-def _times(found: _Found, item: str, column: str, text: pa.ChunkedArray) -> pa.ChunkedArray:
-    made = _tables.times(text)
-    found.defect(item, "time_unreadable", f"{column} left out", made.null_count - text.null_count)
-    found.defect(item, "time_missing", f"{column} is empty", text.null_count)
-    return made
+def look(path: str) -> Json:
+    """Kind, frames and defects of one DICOM."""
+    header = scan_echo(path)
+    return {"kind": header.kind, "num_frames": header.num_frames, "defects": list(header.defects)}
 
 
-def _without_stop(lines: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A report line without the full stops at its end, so that joining adds one; null when nothing is left."""
-    bare = pc.utf8_rtrim(lines, ". ")
-    return pc.if_else(pc.equal(pc.binary_length(bare), 0), pa.scalar(None, pa.string()), bare)
+def _with_headers(reading: Reading, clips: pa.Table) -> pa.Table:
+    paths = clips["path"].to_pylist()
+    seen = reading.scan("clips", paths, look)
+    number: dict[tuple[str, str], int] = {}
+    for header in seen.values():
+        for code in header["defects"]:
+            number[code, "header"] = number.get((code, "header"), 0) + 1
+        if header["kind"] not in (None, "b_mode"):
+            number[header["kind"], "no B-mode cine"] = number.get((header["kind"], "no B-mode cine"), 0) + 1
+    for (code, detail), count in sorted(number.items()):
+        reading.defect("clips", code, detail, count)
+    nothing = {"kind": None, "num_frames": 0}  # no frames: a file that cannot be read is no cine
+    for name in nothing:
+        values = pa.array([seen.get(path, nothing)[name] for path in paths], SCHEMAS["clips"].field(name).type)
+        clips = clips.set_column(clips.column_names.index(name), name, values)
+    return clips
 
 
-def _codes(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    return np.asarray(ids.combine_chunks().dictionary_encode().indices, np.int64)
+def _with_views(reading: Reading, clips: pa.Table) -> pa.Table:
+    """The most probable view of each file that ECHOVIEW knows. Its layout is unverified: what is not recognised is refused."""
+    path = _table_at(reading, "echo views", reading.config.views, "echoview")
+    if path is None or not clips.num_rows:
+        return clips
+    header = _tables.header_of(path)
+    plain = {"".join(c for c in name.lower() if c.isalnum()): name for name in header}
+    file = next((plain[name] for name in FILE_COLUMNS if name in plain), None)
+    if file is None:
+        raise UserError(f"{path} has no column that names the file, as dicom_filepath does.{nearest('dicom_filepath', header)}")
+    rows = _tables.read_table(path, header)
+    names, values = [], []
+    for name in header:
+        number = _tables.numbers(rows[name])
+        ends = pc.min_max(number).as_py()
+        if number.null_count == 0 and rows.num_rows and ends["min"] >= 0 and ends["max"] <= 1:
+            names.append(name)
+            values.append(number.to_numpy())
+    total = np.sum(values, axis=0) if values else np.zeros(rows.num_rows)
+    if len(names) != NUM_VIEWS or not ((total >= VIEW_SUM[0]) & (total <= VIEW_SUM[1])).all():
+        raise UserError(
+            f"{path}: {len(names)} of its columns hold probabilities where ECHOVIEW 0.1 has {NUM_VIEWS} that add up to 1. "
+            "Leave it out, or give a table of a known layout."
+        )
+    best = pa.DictionaryArray.from_arrays(pa.array(np.argmax(values, axis=0).astype(np.int32)), names).dictionary_decode()
+    ids = _flat(_clip_id(rows[file]))
+    if len(pc.unique(ids)) < len(ids):
+        raise UserError(f"{path}: a file stands twice; two versions may be mixed.")
+    place = pc.index_in(_flat(clips["clip_id"]), value_set=ids)
+    strangers = len(ids) - (len(place) - place.null_count)
+    reading.defect("echo views", "file_unknown", "not in the record list", strangers)
+    return clips.set_column(clips.column_names.index("view"), "view", best.take(place))
 
 
-def _window(days: float) -> catalog.IndexOptions:
-    return catalog.IndexOptions(window_days=(-days, days))
+def _table_at(reading: Reading, part: str, setting: str, begins: str) -> Path | None:
+    """The one table of a part that is known by the beginning of its name, or that a setting names."""
+    if setting:
+        return reading.root / setting
+    if part not in reading.parts:
+        return None
+    found = _tables_in(reading.parts[part], begins)
+    if len(found) > 1:
+        raise UserError(f"two candidates for the part {part!r}: {found[0]} and {found[1]}. Keep one of them.")
+    return found[0]
+
+
+def _tables_in(folder: Path, begins: str) -> list[Path]:
+    return sorted(
+        p for p in folder.iterdir() if p.name.lower().startswith(begins) and p.name.lower().endswith((".csv", ".csv.gz"))
+    )
+
+
+def _listed(reading: Reading) -> Iterable[str]:
+    for part, begins in (("echo views", "echoview"), ("ccsr", "dxccsr")):
+        if part in reading.parts:
+            for path in _tables_in(reading.parts[part], begins):
+                yield path.relative_to(reading.root).as_posix()
+
+
+def _ext_icd(reading: Reading, ecgs: pa.Table) -> pa.Table | None:
+    """ECG-Ext-ICD's rows of our ECGs, by `ecg` (place in `ecgs`)."""
+    part = "ecg diagnoses"
+    if part not in reading.parts:
+        return None
+    wanted = reading.config.diagnoses_of
+    lists = (wanted,) if reading.config.diagnoses and wanted != "admission" else ()
+    folds = () if reading.config.split == "subject" else (reading.config.split,)
+    people = ("gender", "anchor_year", "anchor_age")
+    rows = reading.table(part, ("subject_id", "study_id", *lists, *folds), people, words=(*folds, *people))
+    rows = reading.once(part, _tables.require(rows, ("subject_id",), reading.parts[part]), "study_id").combine_chunks()
+    place = pc.index_in(_flat(rows["study_id"]), value_set=_flat(ecgs["ecg_id"]))
+    reading.defect(part, "record_without_ecg", "study_id is not in record_list.csv", place.null_count)
+    other = pc.fill_null(pc.not_equal(_flat(rows["subject_id"]), _flat(ecgs["subject_id"]).take(place)), False)
+    if pc.any(other).as_py():
+        raise UserError(f"{reading.parts[part]} gives ECGs to other subjects than record_list.csv; two versions may be mixed.")
+    return rows.append_column("ecg", place).filter(pc.is_valid(place))
+
+
+def _diagnoses(reading: Reading, ecgs: pa.Table, lists: pa.Table | None) -> list[pa.Table]:
+    config = reading.config
+    if not config.diagnoses or not ecgs.num_rows:
+        return []
+    ccsr = _table_at(reading, "ccsr", config.ccsr, "dxccsr")
+    stay: I64 = np.full(ecgs.num_rows, -1, np.int64)
+    if config.diagnoses_of != "admission":
+        if lists is None:
+            raise UsageError(
+                f"diagnoses_of={config.diagnoses_of} needs records_w_diag_icd10.csv of MIMIC-IV-ECG-Ext-ICD below ROOT."
+            )
+        coded = _icd.by_ecg(reading, "ecg diagnoses", lists[config.diagnoses_of], config.diagnoses_of)
+        stay[lists["ecg"].to_numpy()] = np.arange(lists.num_rows)
+    else:
+        for part, table in (("admissions", "hosp/admissions.csv"), ("diagnoses", "hosp/diagnoses_icd.csv")):
+            if part not in reading.parts:
+                raise UsageError(
+                    f"diagnoses needs {table}[.gz] below ROOT, or diagnoses_of=all_diag_all with MIMIC-IV-ECG-Ext-ICD."
+                )
+        held = _flat(ecgs["admission_id"])
+        admissions = pc.unique(held).drop_null()
+        coded = _icd.by_admission(reading, "diagnoses", admissions)
+        stay = pc.fill_null(pc.index_in(held, value_set=admissions), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        stay[held.is_null().to_numpy(zero_copy_only=False)] = -1
+    return _icd.labels(reading, coded, stay, ecgs, config.diagnoses, ccsr)
+
+
+def _folds(reading: Reading, lists: pa.Table | None) -> pa.Table | None:
+    column = reading.config.split
+    if column == "subject":
+        return None
+    if lists is None:
+        raise UsageError(f"split={column} needs records_w_diag_icd10.csv of MIMIC-IV-ECG-Ext-ICD below ROOT.")
+    fold = _flat(lists[column])
+    word = [FOLDS.get(value.removesuffix(".0")) for value in fold.dictionary.to_pylist()]
+    split = pa.array(word, pa.string()).take(fold.indices)
+    reading.defect("ecg diagnoses", "no_fold", f"{column} is none of 0 to 19; split by subject", split.null_count)
+    return pa.table({"subject_id": lists["subject_id"], "split": split}).filter(pc.is_valid(split))
+
+
+def _people(reading: Reading, lists: pa.Table | None) -> pa.Table | None:
+    """Sex and year of birth: of hosp/patients, or else of ECG-Ext-ICD, whose gender may be the word "missing"."""
+    if "patients" in reading.parts:
+        part, columns = "patients", ("subject_id", "gender", "anchor_age", "anchor_year")
+        rows = reading.once(part, reading.table(part, columns), "subject_id")
+    elif lists is not None:
+        part = "ecg diagnoses"
+        rows = lists.select(["subject_id", "gender", "anchor_age", "anchor_year"])
+        rows = rows.take(pa.array(_first_rows(_flat(rows["subject_id"]))))
+    else:
+        return None
+    rows = rows.combine_chunks()
+    age, year = (_tables.numbers(_flat(rows[name]).cast(pa.string())) for name in ("anchor_age", "anchor_year"))
+    old = pc.fill_null(pc.greater_equal(age, OLDEST_ANCHOR_AGE), False)
+    reading.defect(part, "age_above_89", "year of birth left out", pc.sum(old).as_py() or 0)
+    born = pc.if_else(old, None, pc.subtract(year, age))
+    gender = pc.utf8_upper(_flat(rows["gender"]).cast(pa.string()))
+    nothing = pa.scalar(None, pa.string())
+    sex = pc.if_else(pc.equal(gender, "F"), "female", pc.if_else(pc.equal(gender, "M"), "male", nothing))
+    return pa.table({"subject_id": rows["subject_id"], "sex": sex, "birth_year": born.cast(pa.int32(), safe=False)})
+
+
+def _first_rows(ids: pa.Array) -> npt.NDArray[np.int64]:
+    return np.sort(np.unique(ids.dictionary_encode().indices.to_numpy(), return_index=True)[1])
+
+
+def _notes(reading: Reading, known: pa.Array) -> Iterable[pa.Table]:
+    """The discharge notes of subjects who have an ECG, a clip or a label, a block at a time."""
+    path, others = reading.parts["notes"], 0
+    for block in _tables.stream_table(path, ("note_id", "subject_id", "hadm_id", "charttime", "text")):
+        _tables.require(block, ("note_id", "subject_id"), path)
+        notes = block.filter(pc.and_(pc.is_in(block["subject_id"], value_set=known), pc.is_valid(block["text"])))
+        others += block.num_rows - notes.num_rows
+        yield pa.table(
+            {
+                "text_id": notes["note_id"],
+                "subject_id": notes["subject_id"],
+                "time": _tables.times(notes["charttime"]),
+                "source": pa.array(["discharge"] * notes.num_rows, pa.string()),
+                "text": notes["text"],
+                "admission_id": notes["hadm_id"],
+            }
+        )
+    reading.defect("notes", "subject_unknown", "no ECG, clip or label, or no text; left out", others)
+
+
+def _flat(column: pa.ChunkedArray | pa.Array) -> Any:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+SPEC = Spec(
+    name=DATASET,
+    version=3,
+    # Names of the table of each part; case, separators and .gz play no part.
+    parts={
+        "ecg": ("record_list.csv",),
+        "ecg reports": ("machine_measurements.csv",),
+        "ecg diagnoses": ("records_w_diag_icd10.csv",),
+        "echo": ("echo-record-list.csv",),
+        "echo studies": ("echo-study-list.csv",),
+        "echo measurements": ("structured-measurement.csv", "structured-measurements.csv"),
+        "echo views": ("echoview*.csv*",),
+        "patients": ("patients.csv",),
+        "admissions": ("admissions.csv",),
+        "diagnoses": ("diagnoses_icd.csv",),
+        "ccsr": ("dxccsr*.csv*",),
+        "notes": ("discharge.csv",),
+    },
+    needs=("ecg", "echo", "echo measurements"),
+    any_of=True,
+    meaning={
+        "ecg": "no ECG waveforms (record_list.csv)",
+        "ecg reports": "no texts of the ECGs (machine_measurements.csv)",
+        "ecg diagnoses": "no folds and lists of diagnoses of MIMIC-IV-ECG-Ext-ICD (records_w_diag_icd10.csv)",
+        "echo": "no echo clips (echo-record-list.csv)",
+        "echo studies": "measurements are not linked to echo studies (echo-study-list.csv)",
+        "echo measurements": "no labels such as lvef (structured-measurement.csv[.gz], since MIMIC-IV-ECHO 1.0)",
+        "echo views": "no views of the clips (ECHOVIEW, echoview*.csv)",
+        "patients": "sex and year of birth unknown (hosp/patients.csv[.gz])",
+        "admissions": "no admissions, so no --same-admission (hosp/admissions.csv[.gz])",
+        "diagnoses": "no diagnoses of admissions (hosp/diagnoses_icd.csv[.gz])",
+        "ccsr": "no labels ccsr.* (HCUP's DXCCSR_v*.csv)",
+        "notes": "no discharge notes (note/discharge.csv[.gz])",
+    },
+    read=read,
+    file_settings=("ccsr", "views"),
+    listed=_listed,
+)

@@ -63,6 +63,22 @@ NOTES = [
     "10000077-DS-1,10000077,20000002,DS,1,2150-01-20,2150-01-21 09:00:00,someone without ECG",
 ]
 
+ADMISSIONS = [
+    "subject_id,hadm_id,admittime,dischtime,deathtime,admission_type,admit_provider_id,admission_location,discharge_location,"
+    "insurance,language,marital_status,race,edregtime,edouttime,hospital_expire_flag",
+    "10000001,20000001,2150-01-09 20:00:00,2150-01-20 12:00:00,,URGENT,P00,,HOME,Other,ENGLISH,,WHITE,,,0",
+    "10000001,20000003,2150-05-30 20:00:00,2150-06-02 12:00:00,,URGENT,P00,,HOME,Other,ENGLISH,,WHITE,,,0",
+    "10000002,20000004,2160-01-01 12:00:00,2160-01-01 12:00:00,,URGENT,P00,,HOME,Other,ENGLISH,,WHITE,,,0",
+]
+DIAGNOSES = [
+    "subject_id,hadm_id,seq_num,icd_code,icd_version",
+    "10000001,20000001,1,I5022,10",
+    "10000001,20000001,2,I481,10",
+    "10000001,20000003,1,E119,10",
+    "10000002,20000004,1,42731,9",
+    "10000077,20000002,1,I509,10",
+]
+
 PUBLISHED = {
     "mimic-iv-ecg/1.0/record_list.csv": RECORDS,
     "mimic-iv-ecg/1.0/machine_measurements.csv": MACHINE,
@@ -70,6 +86,8 @@ PUBLISHED = {
     "mimic-iv-echo/1.0/echo-study-list.csv": STUDIES,
     "mimic-iv-echo/1.0/structured-measurement.csv.gz": MEASUREMENTS,
     "mimiciv/3.1/hosp/patients.csv.gz": PATIENTS,
+    "mimiciv/3.1/hosp/admissions.csv.gz": ADMISSIONS,
+    "mimiciv/3.1/hosp/diagnoses_icd.csv.gz": DIAGNOSES,
     "mimic-iv-note/2.2/note/discharge.csv.gz": NOTES,
 }
 

@@ -8,13 +8,14 @@ from folder_tree import write_dicom
 from mimic_tree import ECHOS, MEASUREMENTS, PUBLISHED, RECORDS, changed, write_tree
 
 from ecgecho import pairs, plugins
+from ecgecho.catalog import IndexOptions
 from ecgecho.types import UsageError, UserError
 
 mimic = plugins.load("datasets", "mimic-iv")
 
 
-def index(root, out=None, **settings):
-    return mimic.build(mimic.Config(**settings)).index(root, out or root / "catalog")
+def index(root, out=None, options=IndexOptions(workers=0), **settings):
+    return mimic.build(mimic.Config(**settings)).index(root, out or root / "catalog", options=options)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,7 @@ def test_ecgs_keep_ids_time_and_a_path_from_the_root(made):
         "subject_id": "10000001",
         "path": "mimic-iv-ecg/1.0/files/p1000/p10000001/s40000001/40000001",
         "time": datetime(2150, 1, 10, 8),
+        "admission_id": "20000001",
     }
     assert made.ecgs["time"].to_pylist()[3] is None
     assert defects(made)["ecg", "time_missing"] == 1
@@ -146,9 +148,25 @@ def test_the_diameter_of_the_ventricle_is_in_mm_whatever_the_era_wrote(tmp_path)
     assert defects(made)["lvedd_mm", "out_of_range"] == 1
 
 
-def test_results_in_words_are_counted_not_guessed(made):
-    assert defects(made)["rv_function", "not_a_number"] == 1
-    assert "rv_function" not in made.meta["counts"]["label_names"]
+def test_results_in_words_are_grades_or_counted_not_guessed(tmp_path):
+    def change(lines):
+        at = "10000001,70000001,2150-01-12 11:00:00,tte"
+        return [
+            *lines,
+            f"{at},mitral_regurg,MR,SECRETWORD of a free text,",
+            f"{at},tapse,TAPSE,SECRETWORD,",
+            f"{at},la_size,LA,,",
+        ]
+
+    made = index(write_tree(tmp_path, changed("structured", change)))
+    assert [(row["value"], row["definition"][:26]) for row in made.labels_named("rv_function").to_pylist()] == [
+        (0.0, "graded words: 0 none or no")
+    ]
+    found = defects(made)
+    assert (found["mitral_regurg", "unknown_grade"], found["tapse", "not_a_number"]) == (1, 1)
+    names = made.meta["counts"]["label_names"]
+    assert not {"mitral_regurg", "la_size"} & set(names)  # blank is not "none"
+    assert "SECRETWORD" not in str(made.defects.to_pylist()) + str(made.labels.to_pylist())
 
 
 def test_measurements_find_their_study_when_it_has_clips(made):
@@ -166,7 +184,8 @@ def test_each_ecg_gets_its_text_and_the_study_within_the_window(made):
 
 
 def test_the_window_is_an_option(tmp_path):
-    rows = {row["ecg_id"]: row for row in index(write_tree(tmp_path), window_days=61).pairs.to_pylist()}
+    options = IndexOptions(window_days=(-61, 61), workers=0)
+    rows = {row["ecg_id"]: row for row in index(write_tree(tmp_path), options=options).pairs.to_pylist()}
     assert rows["40000003"]["study_id"] == "90000002"
     assert rows["40000003"]["gap_days"] > 59
 
@@ -188,10 +207,15 @@ def test_what_is_missing_is_said(tmp_path):
     made = index(write_tree(tmp_path, {"any/name/record_list.csv": RECORDS}))
     assert [line.partition(":")[0] for line in made.meta["missing"]] == [
         "ecg reports",
+        "ecg diagnoses",
         "echo",
         "echo studies",
         "echo measurements",
+        "echo views",
         "patients",
+        "admissions",
+        "diagnoses",
+        "ccsr",
         "notes",
     ]
     assert made.meta["parts"] == {"ecg": "any/name/record_list.csv"}
@@ -343,7 +367,7 @@ def test_a_table_and_its_packed_copy_are_two_tables(tmp_path):
 
 @pytest.mark.parametrize("tree", [{"a/readme.csv": ["x"]}, {"a/b/c/d/record_list.csv": RECORDS}])
 def test_a_root_without_the_dataset_is_refused(tmp_path, tree):
-    with pytest.raises(UserError, match="no table of MIMIC-IV"):
+    with pytest.raises(UserError, match=r"is not mimic_iv: there is no record_list.csv, echo-record-list.csv, structured"):
         index(write_tree(tmp_path, tree))
     with pytest.raises(UserError, match="is not a folder"):
         index(tmp_path / "nowhere")
@@ -357,9 +381,10 @@ def test_the_same_call_again_says_done_and_a_changed_table_is_read_again(tmp_pat
     again = index(tmp_path)
     assert (first.unchanged, again.unchanged) == (False, True)
     assert (tmp_path / "catalog" / "catalog.json").stat().st_mtime_ns == stamp
-    assert not index(tmp_path, window_days=7).unchanged
+    week = IndexOptions(window_days=(-7, 7), workers=0)
+    assert not index(tmp_path, options=week).unchanged
     write_tree(tmp_path, changed("record_list", lambda lines: lines[:-1]))
-    third = index(tmp_path, window_days=7)
+    third = index(tmp_path, options=week)
     assert (third.unchanged, third.ecgs.num_rows) == (False, 3)
 
 
@@ -375,14 +400,14 @@ def test_headers_are_read_when_asked_and_a_study_of_stills_has_no_cine(tmp_path)
     echo = tmp_path / "mimic-iv-echo/1.0/files/p10/p10000001/s90000001"
     write_dicom(echo / "90000001_0001.dcm", frames=1)
     (echo / "90000001_0002.dcm").write_text("no DICOM")
-    made = index(tmp_path, scan_headers=True, workers=0)
+    made = index(tmp_path, scan_headers=True)
     assert made.clips["kind"].to_pylist() == ["still", None, None]
     assert made.clips["num_frames"].to_pylist() == [1, 0, 0]
     found = defects(made)
     assert (found["clips", "not_dicom"], found["clips", "still"], found["clips", "missing_file"]) == (1, 1, 1)
     assert made.pairs["study_id"].null_count == 4
     write_dicom(echo / "90000001_0002.dcm")  # mended
-    again = index(tmp_path, scan_headers=True, workers=0)
+    again = index(tmp_path, scan_headers=True)
     assert again.clips["kind"].to_pylist() == ["still", "b_mode", None]
     assert again.pairs["study_id"].to_pylist()[0] == "90000001"
 
@@ -392,8 +417,8 @@ def test_a_look_before_writes_nothing(tmp_path):
     before = sorted(tmp_path.rglob("*"))
     report = mimic.build(mimic.Config()).inspect(tmp_path, tmp_path / "catalog")
     assert sorted(tmp_path.rglob("*")) == before
-    assert set(report["parts"]) == set(mimic.PARTS)
-    assert (report["missing"], report["unchanged"]) == ([], False)
+    assert set(report["parts"]) == set(mimic.SPEC.parts) - {"ecg diagnoses", "echo views", "ccsr"}
+    assert (len(report["missing"]), report["unchanged"]) == (3, False)
 
 
 def test_a_subject_has_one_split_in_all_parts(tmp_path):
@@ -406,7 +431,19 @@ def test_a_subject_has_one_split_in_all_parts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"window_days": 0.0}, {"lvef_priority": ()}, {"lvef_priority": ("lvef", "lvef")}, {"lvef_priority": ("ef",)}]
+    "settings",
+    [
+        {"lvef_priority": ()},
+        {"lvef_priority": ("lvef", "lvef")},
+        {"lvef_priority": ("ef",)},
+        {"lvef_priority": "biplane"},
+        {"diagnoses": ("CIR019",)},
+        {"diagnoses": ("ccs.CIR019",)},
+        {"diagnoses": ("icd10.i50",)},
+        {"diagnoses": ("icd10.I50*",)},
+        {"diagnoses": ("eee_table2.CIR002",)},
+        {"diagnoses": ("ccsr.",)},
+    ],
 )
 def test_a_wrong_setting_is_refused(settings):
     with pytest.raises(UsageError):
