@@ -632,7 +632,7 @@ _ITEM = (
 _ITEMS = rf"(?:[\s,/&-]{{1,3}}{_ITEM}\b){{1,20}}"
 _NORMAL_BEFORE = re.compile(rf"\b(?:normal|nl){_ITEMS}")
 _NORMAL_AFTER = re.compile(
-    rf"\b{_ITEM}{_ITEMS}\s{{1,2}}(?:is|are|was|were|appears?)\s(?:all\s|both\s|within\s|grossly\s){{0,2}}normal"
+    rf"\b{_ITEM}{_ITEMS}(?:\s{{1,2}}(?:is|are|was|were|appears?)|\s?:)\s(?:all\s|both\s|within\s|grossly\s){{0,2}}normal"
 )
 _PARTS = re.compile(
     r"(?P<thick>wall\s(?:thickness|thicknesses)\b)|(?P<free>free wall motion)|(?P<motion>wall motion)|(?P<size>(?:cavity"
@@ -838,6 +838,7 @@ _VALVE_LIST = re.compile(
 )
 _VALVE_HEADED = re.compile(
     rf"\b(?P<first>(?:aortic|mitral|tricuspid|pulmonic) valve)\s?[:-]\s(?P<gap>[^.;:]{{0,60}}?)\b(?P<lesion>{_LESION})"
+    rf"(?:\s(?:and|or)\s(?:{_GRADE}\s)?(?P<second>{_LESION}))?"
 )
 _ONE_VALVE = re.compile(r"aortic|mitral|tricuspid|pulmon(?:ic|ary)")
 _LETTER = {"aortic": "a", "mitral": "m", "tricuspid": "t", "pulmonic": "p", "pulmonary": "p"}
@@ -850,7 +851,7 @@ _NOT_SHORT_AFTER = re.compile(
     r"|angio\w*|imaging|gradient|velocity|peak|contin|interval|segment|above|soon|part|an?\b|the\b)",
 )
 _VALVE_DISEASE = re.compile(
-    r"\b(?:valv(?:e|ular)|valvular heart)\s{1,2}(?:disease|abnormalit(?:y|ies)|dysfunction|pathology|lesions?|dz|dysfxn"
+    r"(?<!other )(?<!other significant )\b(?:valv(?:e|ular)|valvular heart)\s{1,2}(?:disease|abnormalit(?:y|ies)|dysfunction|pathology|lesions?|dz|dysfxn"
     r"|defects?)\b|\bvalvulopathy\b|\bvalvular (?:stenosis|regurgitation)\b"
 )
 _ECHOISH = re.compile(
@@ -865,8 +866,9 @@ def _valves(sentence: _Sentence) -> list[_Hit]:
         for match in _VALVE_LIST.finditer(low):
             found += _valve_list(sentence, match)
         for match in _VALVE_HEADED.finditer(low):
-            name = _valve_name(match["first"], match["lesion"])
-            found.append(_need(_graded(sentence, name, match.start("lesion"), match.end("lesion"))))
+            for lesion in ("lesion", "second") if match["second"] else ("lesion",):
+                name = _valve_name(match["first"], match[lesion])
+                found.append(_need(_graded(sentence, name, match.start(lesion), match.end(lesion))))
     if "valv" in low:
         found += [_need(_graded(sentence, "valve_disease", m.start(), m.end())) for m in _VALVE_DISEASE.finditer(low)]
     return found + _short_valves(sentence)
@@ -1133,7 +1135,7 @@ _DOUBT_AFTER = re.compile(
 )
 _OTHER_SOURCE = {
     "lvef": re.compile(r"\b(?:nuclear|p-?mibi|mibi|spect|pet|muga|cmr|(?:cardiac )?mri|cardiac mr|ventriculogra\w+"
-    r"|lv ?gram|left ventriculography|stress mibi|perfusion (?:study|imaging)|gated)\b"),
+    r"|lv ?gram|left ventriculography|stress mibi|perfusion (?:study|imaging)|gated|catheterization report)\b"),
     "lvh": re.compile(r"\b(?:ekg|ecg|electrocardiogram|voltage|strain pattern|st-t|cmr|mri|tele(?:metry)?)\b"),
     "pasp_mmhg": re.compile(r"\b(?:rhc|right heart cath\w*|cath\w*|swan|wedge|pcwp)\b"),
     "ph": re.compile(r"\b(?:rhc|right heart cath\w*|cta?\b|cath\w*)\b"),
