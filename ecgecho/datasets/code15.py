@@ -6,8 +6,8 @@ order, and every part ends with a row of zeros whose exam_id is 0. ECGs of a par
 
 Signals: leads in the order DI, DII, DIII, AVR, AVL, AVF, V1 to V6 (Zenodo; the limb leads agree by Einthoven's law in a public
 recount). They are in mV: a median R wave of 1.75 mV in lead II was measured there; the README of the sister set CODE-test says
-1e-4 V, which cannot be. ECGs of 10 s (4,000 samples) and of 7 s (2,800) lie in the middle of zeros; the 48 samples that every one
-has at each end are cut off here, an ECG of 7 s keeps 600 zeros at each end. CODE-test has another order of leads: it is not this.
+1e-4 V, which cannot be. ECGs of 10 s (4,000 samples) and of 7 s (2,800) lie in the middle of zeros, which `io.hdf5` cuts off:
+they are read as 10 s and as 7 s. CODE-test has another order of leads: it is not this.
 
 Splits: there is no official one; people use their own. Here it is the hash of the patient. A few recordings stand byte by byte
 under two patients (47 of the 20,000 of part 0 in that recount): no split by patient can keep them apart, and only reading all
@@ -23,7 +23,7 @@ Licence: CC BY 4.0, open. Source: zenodo.org/record/4916206; shared/specs/datase
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -41,8 +41,6 @@ from ecgecho.types import STANDARD_LEADS, ItemError, Json
 DATASET = "code15"
 FS_HZ = 400.0
 SAMPLES, LEADS = 4096, 12
-PADDED = 48
-"""Zeros before and after an ECG of 10 s."""
 NUM_PARTS = 18
 PARTS = tuple(f"exams_part{number}" for number in range(NUM_PARTS))
 MAX_ROWS = 1 << 20
@@ -81,8 +79,6 @@ def read(reading: Reading) -> Tables:
             "subject_id": rows["patient_id"],
             "path": rows["path"],
             "row": rows["row"],
-            "start_s": np.full(number, PADDED / FS_HZ),
-            "duration_s": np.full(number, (SAMPLES - 2 * PADDED) / FS_HZ),
             "leads": constant(",".join(STANDARD_LEADS), number),
             "fs_hz": np.full(number, FS_HZ),
             "unit": constant("mv", number),
@@ -141,6 +137,8 @@ def _placed(reading: Reading, rows: pa.Table) -> pa.Table:
     if not paths:
         raise reading.refuse("none of exams_part0.hdf5 to exams_part17.hdf5 is there; unpack at least one.")
     seen = reading.scan("tracings", list(paths.values()), look)
+    if reading.options.pseudonymise:  # the ids of exams may not lie beside those that stand for them
+        reading.scans["tracings"] = replace(reading.scans["tracings"], lines=b"")
     found = {name: np.asarray(seen[path]["ids"], np.int64) for name, path in paths.items() if path in seen}
     ids = np.concatenate([np.empty(0, np.int64), *found.values()])
     part = np.repeat(np.array([PARTS.index(name) for name in found], np.int64), [len(one) for one in found.values()])

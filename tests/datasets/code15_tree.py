@@ -11,6 +11,7 @@ COLUMNS = (
     "normal_ecg", "trace_file",
 )  # fmt: skip
 PARTS = {"exams_part0.hdf5": (1169160, 2873686, 168405, 0), "exams_part13.hdf5": (271011, 384368, 0)}
+SHORT = 384368
 EXAMS = (  # exam, patient, part, what differs
     (271011, 7, "exams_part13.hdf5", {"death": "", "timey": ""}),
     (168405, 7, "exams_part0.hdf5", {"1dAVb": "True", "death": "True", "timey": "2.3"}),
@@ -34,9 +35,10 @@ def write_exams(path: Path, rows: list[dict[str, str]], columns=COLUMNS) -> None
 
 
 def write_part(path: Path, ids) -> None:
-    """Each tracing has its exam_id / 1000 in every sample between the zeros; the last row is all zeros."""
+    """Each tracing has its exam_id / 1000 in every sample between the zeros, SHORT for 7 s; the last row is all zeros."""
     tracings = np.zeros((len(ids), 4096, 12), "f4")
-    tracings[:, 48:4048] = np.array(ids)[:, None, None] / 1000
+    for tracing, exam in zip(tracings, ids, strict=True):
+        tracing[slice(648, 3448) if exam == SHORT else slice(48, 4048)] = exam / 1000
     with h5py.File(path, "w") as file:
         file["exam_id"] = np.array(ids, np.int64)
         file.create_dataset("tracings", data=tracings, chunks=(1, 4096, 12), compression="gzip", compression_opts=1)

@@ -3,11 +3,12 @@
 import h5py
 import numpy as np
 import pytest
-from code15_tree import COLUMNS, EXAMS, PARTS, row, write_code15, write_exams, write_part
+from code15_tree import COLUMNS, EXAMS, PARTS, SHORT, row, write_code15, write_exams, write_part
 
 from ecgecho import pairs
 from ecgecho.catalog import IndexOptions
 from ecgecho.datasets import code15
+from ecgecho.io import read_ecg
 from ecgecho.types import STANDARD_LEADS, UserError
 
 
@@ -48,10 +49,10 @@ def test_an_exam_is_the_row_that_has_its_id(root, tmp_path):
     for ecg, (path, place) in rows_of(made).items():
         with h5py.File(made.file(path)) as part:
             assert part["exam_id"][place] == int(ecg)
-            source = made.ecg_sources(made.ecgs)[ecg]
-            first, last = round(source.start_s * source.fs_hz), round((source.start_s + source.duration_s) * source.fs_hz)
-            assert (part["tracings"][place, first:last] == np.float32(int(ecg) / 1000)).all()
-            assert last - first == 4000
+        record = read_ecg(made.file(path), made.ecg_sources(made.ecgs)[ecg])
+        assert (record.unit, record.fs_hz, record.leads) == ("mv", 400, STANDARD_LEADS)
+        assert record.signal.shape == (12, 2800 if int(ecg) == SHORT else 4000)
+        assert (record.signal == np.float32(int(ecg) / 1000)).all()
     one = made.ecgs.to_pylist()[0]
     assert (one["fs_hz"], one["unit"], one["leads"], one["time"]) == (400.0, "mv", ",".join(STANDARD_LEADS), None)
     assert defects(made)["tracings", "padding_row"] == 2

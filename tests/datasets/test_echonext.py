@@ -9,6 +9,7 @@ from echonext_tree import COLUMNS, ECGS, NAMES, VALVES, row, write_echonext, wri
 from ecgecho import pairs
 from ecgecho.catalog import IndexOptions
 from ecgecho.datasets import echonext
+from ecgecho.io import read_ecg
 from ecgecho.simulate import simulate
 from ecgecho.types import STANDARD_LEADS, UserError
 
@@ -55,6 +56,9 @@ def test_an_ecg_is_the_row_of_its_split_in_the_order_of_the_table(root, tmp_path
     for one in found.values():
         array = np.load(made.file(one["path"]), mmap_mode="r")
         assert array[one["row"], 0, 0, 0] == float(one["ecg_id"][1:]) / 10
+        record = read_ecg(made.file(one["path"]), made.ecg_sources(made.ecgs)[one["ecg_id"]])
+        assert (record.unit, record.fs_hz, record.signal.shape, record.leads) == ("zscore", 250, (12, 2500), STANDARD_LEADS)
+        np.testing.assert_allclose(record.signal, np.broadcast_to(array[one["row"], 0].T, (12, 2500)), rtol=1e-6)
         assert (one["fs_hz"], one["unit"], one["leads"]) == (250.0, "zscore", ",".join(STANDARD_LEADS))
         assert one["time"] is None
     assert made.ecg_sources(made.ecgs)["e11"].row == 1

@@ -7,6 +7,7 @@ from music_tree import COLUMNS, PATIENTS, write_music, write_people, write_recor
 from ecgecho import pairs
 from ecgecho.catalog import IndexOptions
 from ecgecho.datasets import music
+from ecgecho.io import read_ecg
 from ecgecho.io.wfdb import read as read_wfdb
 from ecgecho.simulate import simulate
 from ecgecho.types import UserError
@@ -43,6 +44,7 @@ def test_an_ecg_is_an_excerpt_behind_the_square_wave(root, tmp_path):
     excerpt = record.signal[:, 30_000:40_000]
     np.testing.assert_array_equal(np.unique(excerpt), (np.arange(30, 40) / 100).astype(np.float32))
     assert set(np.unique(record.signal[:, :30_000])) == {0, 1}
+    np.testing.assert_array_equal(read_ecg(made.file("High-resolution_ECG/P0001_H"), source).signal, excerpt)
 
 
 def test_several_excerpts_have_ids_of_their_own_and_the_labels_of_their_patient(root, tmp_path):
