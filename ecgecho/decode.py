@@ -1,5 +1,9 @@
 """What a decode worker does with one file: an echo clip prepared for a teacher, an ECG under a contract. Never imports torch.
 
+Codes of an ECG that is read and not used, besides those of the readers: lead_missing (X, Y or Z), no_valid_lead, all_flat,
+too_long, unit_differs, and those of the contract. Codes of one that is used: derived_from_xyz and its like (ecg/vcg.py),
+invalid_lead_NAME, many_invalid_leads, what the reader noted, and what ecg/quality.py finds.
+
 Shape letters: L samples.
 """
 

@@ -139,7 +139,8 @@ def check_contract(store: embed_cache.EmbeddingStore, path: str, contract: EcgCo
     if not made:
         found = "holds the ECGs as recorded"
     else:
-        found = "differs in " + ", ".join(f"{k} ({made.get(k)!r}, not {wanted[k]!r})" for k in wanted if made.get(k) != wanted[k])
+        fields = [k for k in {**wanted, **made} if made.get(k) != wanted.get(k)]  # a unit that is not mv is named, mv is not
+        found = "differs in " + ", ".join(f"{k} ({made.get(k)!r}, not {wanted.get(k)!r})" for k in fields)
     raise UserError(
         f"{path} is not made by the contract {contract.name!r} of this encoder: it {found}. "
         f"Make it with `ecgecho cache-ecg CATALOG --contract {contract.name} --out STORE`."

@@ -105,6 +105,19 @@ def test_a_lead_with_a_nan_is_zeros_and_not_valid_and_leaves_the_others(name):
     assert np.array_equal(np.delete(values, row, 0), np.delete(clean, row, 0))
 
 
+def test_a_contract_in_z_scores_takes_either_unit_and_forgets_the_scale():
+    wanted = EcgContract(name="z", fs_hz=100, num_samples=1000, band_hz=(0.5, 40.0), unit="zscore")
+    signal = hearts(4000)  # 8 s: the end is padding, and stays zero
+    signal[7] = 0.3
+    values, lead_valid = apply_contract(record(signal), wanted)
+    np.testing.assert_allclose(values[:, :800].mean(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(values[:, :800].std(axis=1), [0 if k == 7 else 1 for k in range(12)], atol=1e-5)
+    assert not values[:, 800:].any()
+    assert lead_valid.all()
+    scaled, _ = apply_contract(record(signal * np.float32(3), unit="zscore"), wanted)
+    np.testing.assert_allclose(scaled, values, atol=1e-4)
+
+
 def test_a_lead_with_a_nan_is_never_a_source_of_derived_leads():
     signal = hearts(300)
     signal[0, 5] = np.nan
