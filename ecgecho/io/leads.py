@@ -31,6 +31,7 @@ SCP_LEADS = (
 MAX_LEADS = 64
 MIN_FS_HZ, MAX_FS_HZ = 10.0, 100_000.0
 _CANONICAL = {name.lower(): name for name in (*STANDARD_LEADS, *FRANK_LEADS)} | {"vx": "X", "vy": "Y", "vz": "Z"}
+_CANONICAL |= {"di": "I", "dii": "II", "diii": "III"}  # "derivation", in Spanish, Portuguese and French
 _OTHER = {name.lower(): name for name in OTHER_LEADS}
 _MV_PER = (
     dict.fromkeys(("mv", "millivolt", "millivolts"), 1.0)

@@ -1,4 +1,4 @@
-"""WFDB and DICOM waveforms: leads by name, mV, samples that are not there, and hostile headers."""
+"""WFDB and DICOM waveforms: leads by name, mV, samples that are not there, hostile headers; which reader takes which file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
+from scipy.io import savemat
 
 from ecgecho.io import read_ecg
-from ecgecho.io.leads import canonical_lead
+from ecgecho.io.ecg import kind_of
+from ecgecho.io.leads import canonical_lead, is_ecg_lead, lead_or_channel
 from ecgecho.types import STANDARD_LEADS, ItemError
 
 EXCERPT = Path(__file__).parents[1] / "data" / "ptb_excerpt"
@@ -89,10 +91,36 @@ def test_a_sample_that_is_not_there_is_nan_and_its_lead_invalid(tmp_path):
 
 @pytest.mark.parametrize(
     ("spelt", "name"),
-    [("avr", "aVR"), ("AVL", "aVL"), ("v1", "V1"), (" ii ", "II"), ("Lead I (Einthoven)", "I"), ("vx", "X"), ("MLII", "MLII")],
+    [
+        *[
+            ("avr", "aVR"),
+            ("AVL", "aVL"),
+            ("v1", "V1"),
+            (" ii ", "II"),
+            ("Lead I (Einthoven)", "I"),
+            ("vx", "X"),
+            ("MLII", "MLII"),
+        ],
+        *[
+            ("MDC_ECG_LEAD_AVF", "aVF"),
+            ("ECG V3", "V3"),
+            ("ekg_iii", "III"),
+            ("ECG Lead V6", "V6"),
+            ("DII", "II"),
+            ("diii", "III"),
+        ],
+        *[
+            ("aVR, augmented voltage, right", "aVR"),
+            ("aVR (inverted)", "aVR (inverted)"),
+            ("-aVR", "-aVR"),
+            ("aVR (-)", "aVR (-)"),
+        ],
+        *[("V1, neg.", "V1, neg."), ("V1R", "V1R"), ("I II", "I II"), ("", ""), ("VV1", "VV1"), ("iv", "iv")],
+    ],
 )
 def test_lead_names_become_canonical(spelt, name):
     assert canonical_lead(spelt) == name
+    assert lead_or_channel(spelt, 3) == (name if is_ecg_lead(name) or name == "MLII" else "channel 3")
 
 
 def test_a_channel_that_is_no_voltage_is_left_out_but_a_lead_of_unknown_unit_is_refused(tmp_path):
@@ -210,3 +238,42 @@ def test_damaged_bytes_give_a_record_or_an_item_error(small_record, cut, flips, 
     (folder / ("r.hea" if in_header else "r.dat")).write_bytes(data[: max(1, round(len(data) * min(1.0, cut + 0.4)))])
     with contextlib.suppress(ItemError):
         read_ecg(folder / "r")
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "kind"),
+    [
+        ("a.hea", b"", "wfdb"),
+        ("nothing", None, "wfdb"),
+        ("a.dat", b"\x89HDF\r\n\x1a\n", "wfdb"),
+        ("a.csv", b"I,II\n1,2\n", "arrays"),
+        ("a.csv.gz", b"\x1f\x8b", "arrays"),
+        ("a.npy", b"\x93NUMPY", "arrays"),
+        ("a.bin", b"\x93NUMPY", "arrays"),
+        ("a.mat", b"\0\0\0\0", "mat"),
+        ("a.bin", b"MATLAB 5.0 MAT-file", "mat"),
+        ("a.h5", b"damaged", "hdf5"),
+        ("a.bin", b"\x89HDF\r\n\x1a\n", "hdf5"),
+        ("a.bin", b"ISHNE1.0", "ishne"),
+        ("a.bin", b"0       ", "edf"),
+        ("a.csv", b"<?xml version='1.0'?>", "xml"),
+        ("a.bin", b"\xef\xbb\xbf\r\n<a>", "xml"),
+        ("a.bin", "<a>".encode("utf-16"), "xml"),
+        ("a.bin", "<a>".encode("utf-16-be"), "xml"),
+        ("a.npy", bytes(128) + b"DICM", "dicom"),
+    ],
+)
+def test_the_first_bytes_tell_the_kind_and_then_the_name(tmp_path, name, head, kind):
+    if head is not None:
+        (tmp_path / name).write_bytes(head or b"r")
+    assert kind_of(tmp_path / name) == kind
+
+
+def test_a_mat_file_with_a_header_is_a_wfdb_record(tmp_path):
+    """As in the CinC challenges: 24 bytes of a level 4 MATLAB header, then the samples."""
+    header = record(tmp_path, raw_of(), MIMIC_ORDER, name="A0001").with_suffix(".hea")
+    header.write_text(header.read_text().replace("A0001.dat 16 ", "A0001.mat 16+24 "))
+    header.with_suffix(".dat").unlink()
+    savemat(header.with_suffix(".mat"), {"val": raw_of().T}, format="4")
+    assert kind_of(header.with_suffix(".mat")) == "wfdb"
+    np.testing.assert_allclose(read_ecg(header.with_suffix(".mat")).signal, raw_of().T / 200.0, atol=1e-6)
