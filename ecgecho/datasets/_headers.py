@@ -12,6 +12,7 @@ import pydicom
 
 from ecgecho.catalog import Progress
 from ecgecho.io import ItemError, scan_echo
+from ecgecho.io.files import Clipped
 from ecgecho.io.scan import File, scan
 from ecgecho.types import Json
 
@@ -151,7 +152,8 @@ def _is_dicom(path: str) -> bool:
 
 def _identity(path: str) -> Json:
     try:
-        found: Any = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, defer_size=4096)
+        with Clipped(Path(path)) as stream:
+            found: Any = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
         meta = getattr(found, "file_meta", {})
         return {
             "patient": _word(found, "PatientID"),

@@ -22,7 +22,7 @@ import pydicom
 from pydicom.uid import UID
 
 from ecgecho.io import jpeg, pixels, video
-from ecgecho.io.files import MAX_BYTES, size_of
+from ecgecho.io.files import MAX_BYTES, Clipped, size_of
 from ecgecho.types import F32, ClipKind, EchoClip, ItemError, Region
 
 DEFAULT_FRAME_MS = 1000.0 / 30.0
@@ -67,7 +67,7 @@ class DicomHeader:
 def read(path: Path, *, decode: Literal["full", "dct"] = "full", least: int = 224) -> EchoClip:
     """All frames of a cine as RGB; with "dct", 8-bit JPEG at 1/2, 1/4 or 1/8 of its size, no smaller than `least`."""
     size_of(path)
-    with readable(path), path.open("rb") as file:
+    with readable(path), Clipped(path) as file:
         dataset, header, stream = _header(file, path.name)
         if header.kind in ("still", "spectral", "m_mode"):
             raise ItemError(header.kind, f"{path.name} is a {header.kind} image; a 2-D cine is wanted", outcome="excluded")
@@ -93,7 +93,7 @@ def read(path: Path, *, decode: Literal["full", "dct"] = "full", least: int = 22
 def scan(path: Path) -> DicomHeader:
     """The header alone; the pixels stay on disk."""
     size_of(path)
-    with readable(path), path.open("rb") as file:
+    with readable(path), Clipped(path) as file:
         return _header(file, path.name, most=MAX_HEADER)[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
@@ -30,6 +31,18 @@ def size_of(path: Path, *, most: int = MAX_BYTES) -> int:
     if found.st_size > most:
         raise ItemError("too_large", f"{path.name} has {found.st_size} bytes, more than the {most} a reader takes")
     return found.st_size
+
+
+class Clipped(io.BufferedReader):
+    """A file whose `read` takes no memory for bytes that are not there, whatever length a damaged header announces."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "rb"))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most what is left of the file."""
+        return super().read(size if size is None or size < 0 else min(size, max(self._size - self.tell(), 0)))
 
 
 def read_bytes(path: Path, *, offset: int = 0, size: int | None = None, most: int = MAX_BYTES) -> bytes:

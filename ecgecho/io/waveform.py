@@ -18,7 +18,7 @@ import numpy as np
 import pydicom
 
 from ecgecho.io.excerpt import samples_of
-from ecgecho.io.files import size_of
+from ecgecho.io.files import Clipped, size_of
 from ecgecho.io.leads import MAX_LEADS, SCP_LEADS, canonical_lead, is_ecg_lead, lead_or_channel, mv_per, rate, record_of
 from ecgecho.types import F32, EcgRecord, EcgSource, ItemError
 
@@ -49,7 +49,8 @@ def read(path: Path, source: EcgSource) -> EcgRecord:
 
 
 def _read(path: Path, source: EcgSource) -> EcgRecord:
-    dataset = pydicom.dcmread(path)
+    with Clipped(path) as file:
+        dataset = pydicom.dcmread(file)
     groups: list[Any] = list(dataset.get("WaveformSequence") or ())
     if not groups:
         raise ItemError("not_ecg", f"{path.name} is a DICOM file without a waveform")
