@@ -25,6 +25,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -149,14 +150,13 @@ def look(path: str) -> Json:
     if len(codes) > MAX_CODES or any(len(code) > 32 for code in codes):
         raise ItemError("damaged_header", f"{file.name}: a list of diagnoses that no record has")
     checksums = [signal.checksum or 0 for signal in header.signals]
-    leads = {canonical_lead(signal.name) for signal in header.signals}
     return {
         "files": sorted({signal.file for signal in header.signals}),
         "seconds": header.num_samples / header.fs_hz,
         "checksums": f"{header.num_samples}:{','.join(map(str, checksums))}"
         if sum(map(bool, checksums)) >= MIN_CHECKSUMS
         else "",
-        "twelve": leads == set(STANDARD_LEADS),
+        "twelve": _are_standard(tuple(signal.name for signal in header.signals)),
         "named": (text.split(maxsplit=1) or [""])[0].removesuffix(".mat") == file.stem,
         "defects": list(header.defects),
         "age": said.get("age", "")[:16],
@@ -212,7 +212,9 @@ def listed(parts: Sequence[str]) -> Callable[[Reading], list[str]]:
     """For `Spec.listed`: all headers and signal files below those of `parts` that are there."""
 
     def files(reading: Reading) -> list[str]:
-        return sorted({path for part in parts if part in reading.parts for path in reading.walk(part, (".hea", ".mat", ".csv"))})
+        return sorted(
+            {path for part in parts if part in reading.parts for path in reading.walk(part, (".hea", ".mat", ".csv", ".csv.gz"))}
+        )
 
     return files
 
@@ -231,7 +233,7 @@ def age_labels(found: Records, source: str) -> pa.Table:
     return label_rows(
         "age_years",
         found.age,
-        unit="years",
+        unit="year",
         source=source,
         definition="#Age of the header",
         **found.ids(np.arange(len(found.name))),
@@ -304,6 +306,11 @@ def tell_unknown(reading: Reading, found: Records, known: Mapping[str, object]) 
     reading.defect(
         "labels", "code_unknown", "further codes", sum(number.values()) - sum(n for _, n in number.most_common(_NAMED_CODES))
     )
+
+
+@lru_cache(maxsize=64)
+def _are_standard(names: tuple[str, ...]) -> bool:
+    return sorted(canonical_lead(name) for name in names) == sorted(STANDARD_LEADS)
 
 
 def _codes(reading: Reading, part: str, table: pa.Table, code: str, name: str) -> dict[str, str]:

@@ -32,6 +32,7 @@ MAX_HEADER_BYTES = 1 << 20
 WORD = pa.dictionary(pa.int32(), pa.string())
 BLOCK_BYTES = 64 << 20  # of text; a row (a clinical note) must fit into one
 
+_PATTERN = re.compile(r"[*\[]")
 # Folders that hold a file or a folder per recording or patient: listing them would take minutes and finds no table.
 _CROWDED = re.compile(r"^(p\d+|s\d{6,}|\..*|.*\.zarr|__MACOSX)$")
 
@@ -40,18 +41,19 @@ def find_parts(root: Path, parts: Mapping[str, Sequence[str]]) -> dict[str, Path
     """For each part the one table, file or folder with one of its names, at most MAX_DEPTH folders below `root`.
 
     A name that ends in / is a folder's; one with * is a pattern, and the part is the folder that holds such files (or, where
-    it ends in /, such folders); one that begins with **/ is a pattern too, of files that may lie in several folders: the part
+    it ends in /, such folders). Of a name or pattern that begins with **/ there may be several, in several folders: the part
     is the folder that holds them all. A table may be named with the folder that it lies in ("A4C/FileList.csv"). Two
     candidates for one part are a UserError that names both: two copies, or two versions, of one dataset.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the folder that holds the dataset.")
-    names = [(part, name) for part, several in parts.items() for name in several]
+    given = [(part, name) for part, several in parts.items() for name in several]
+    gathered = {part for part, name in given if name.startswith("**/")}
+    names = [(part, name.removeprefix("**/")) for part, name in given]
     tables = {(name.rpartition("/")[0].lower(), plain_name(name)): part for part, name in names if name.endswith(".csv")}
-    files = {name.lower(): part for part, name in names if not name.endswith((".csv", "/")) and "*" not in name}
-    folders = {name[:-1].lower(): part for part, name in names if name.endswith("/") and "*" not in name}
-    patterns = [(name.lower().removeprefix("**/"), part) for part, name in names if "*" in name]
-    gathered = {part for part, name in names if name.startswith("**/")}
+    files = {name.lower(): part for part, name in names if not name.endswith((".csv", "/")) and not _PATTERN.search(name)}
+    folders = {name[:-1].lower(): part for part, name in names if name.endswith("/") and not _PATTERN.search(name)}
+    patterns = [(name.lower(), part) for part, name in names if _PATTERN.search(name)]
     found: dict[str, list[Path]] = {}
     for place, below, inside in os.walk(root, followlinks=True):
         here = Path(place)

@@ -44,7 +44,6 @@ from ecgecho.types import UsageError
 DATASET = "chapman"
 SOURCE = "Chapman-Shaoxing-Ningbo headers"
 SECONDS = (10.0, 10.0)
-FOLDERS = ("headers", "chapman_shaoxing", "ningbo")
 MERL = {"train": "merl train", "val": "merl val", "test": "merl test"}
 MERL_COLUMNS = ("ecg_path", "age", "diagnose")
 LAST_OF_CHAPMAN = 10_646  # JS00001-JS10646 are Chapman-Shaoxing, the rest Ningbo; Challenge 2021 keeps them apart
@@ -75,7 +74,7 @@ def build(config: Config) -> Indexed:
 
 def read(reading: Reading) -> Tables:
     """Records by their headers."""
-    found = _snomed.records(reading, [part for part in FOLDERS if part in reading.parts], _NAME, SECONDS)
+    found = _snomed.records(reading, ["headers"], _NAME, SECONDS)
     valid = _snomed.assessed(reading, found)
     cohort = ["chapman" if int(name[2:]) <= LAST_OF_CHAPMAN else "ningbo" for name in found.name]
     names = _snomed.challenge_names(reading)
@@ -165,23 +164,17 @@ SPEC = Spec(
     name=DATASET,
     version=1,
     parts={
-        "headers": ("WFDBRecords/",),
-        "chapman_shaoxing": ("chapman_shaoxing/",),
-        "ningbo": ("ningbo/",),
+        "headers": ("**/WFDBRecords/", "**/chapman_shaoxing/", "**/ningbo/"),  # the last two are those of Challenge 2021
         "names": ("ConditionNames_SNOMED-CT.csv",),
         **_snomed.MAPPING,
         **{part: (f"chapman_{split}.csv",) for split, part in MERL.items()},
     },
-    needs=FOLDERS,
-    any_of=True,
+    needs=("headers",),
     meaning={
-        "headers": "the release ecg-arrhythmia 1.0.0",
-        "chapman_shaoxing": "the first half as Challenge 2021 packs it",
-        "ningbo": "the second half as Challenge 2021 packs it",
         "names": "no labels chapman.<acronym>",
         **_snomed.MAPPING_MEANING,
         **{part: "needed for split=merl only" for part in MERL.values()},
     },
     read=read,
-    listed=_snomed.listed(FOLDERS),
+    listed=_snomed.listed(("headers",)),
 )

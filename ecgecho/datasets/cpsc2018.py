@@ -34,7 +34,7 @@ import pyarrow as pa
 
 from ecgecho.datasets import _snomed
 from ecgecho.datasets._indexing import Indexed, Reading, Spec, Tables
-from ecgecho.datasets._tables import label_rows, once, read_table, require
+from ecgecho.datasets._tables import label_rows, once, plain_name, read_table, require
 from ecgecho.types import STANDARD_LEADS
 
 DATASET = "cpsc2018"
@@ -143,7 +143,7 @@ def _originals(reading: Reading) -> _snomed.Records:
 
 def _references(reading: Reading) -> dict[str, tuple[str, ...]]:
     """The classes of every recording, the first label first; a number that is no class makes them unknown."""
-    files = [path for path in reading.walk("references", (".csv",)) if PurePosixPath(path).name.lower() == "reference.csv"]
+    files = [path for path in reading.walk("references", (".csv", ".csv.gz")) if plain_name(path) == "reference"]
     tables = [read_table(reading.root / path, ("Recording", *LABELS)) for path in files]
     place = reading.root / files[0]
     rows, repeats = once(require(pa.concat_tables(tables), ("Recording",), place), "Recording", place)

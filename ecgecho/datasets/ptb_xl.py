@@ -111,7 +111,7 @@ def read(reading: Reading) -> Tables:
     age = _ages(reading, rows["age"])
     ids = {"subject_id": subject, "ecg_id": ecg_id, "time": time}
     labels = [
-        label_rows("age_years", age, unit="years", source=source, definition="column age; above 89 not known", **ids),
+        label_rows("age_years", age, unit="year", source=source, definition="column age; above 89 not known", **ids),
         *_statements(reading, rows["scp_codes"], ids, source),
         *_quality(reading, rows, ids, source),
     ]

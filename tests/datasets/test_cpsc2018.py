@@ -1,5 +1,7 @@
 """CPSC2018 in both packagings -> the same records, classes and splits."""
 
+import gzip
+
 import numpy as np
 import pytest
 from snomed_tree import REFERENCE, samples_of, write_cpsc, write_cpsc_original, write_georgia
@@ -114,6 +116,13 @@ def test_the_same_table_in_several_folders_is_one_and_a_contradiction_is_refused
     (root / "TrainingSet1" / "REFERENCE.csv").write_text("Recording,First_label,Second_label,Third_label\nA0001,6,,\n")
     with pytest.raises(UserError, match="Recording A0001 stands twice with different 'First_label'"):
         index(root)
+
+
+def test_a_packed_reference_is_read_too(tmp_path):
+    root = write_cpsc_original(tmp_path / "root")
+    (root / "TrainingSet3" / "REFERENCE.csv").unlink()
+    (root / "TrainingSet1" / "REFERENCE.csv.gz").write_bytes(gzip.compress(REFERENCE.encode()))
+    assert named(index(root), "cpsc2018.STD")["A0004"] == 1
 
 
 def test_a_column_renamed_is_refused_by_name(tmp_path):
