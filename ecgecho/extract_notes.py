@@ -424,7 +424,7 @@ def _row_groups(catalog: Catalog, name: str) -> Iterator[pa.Table]:
         return
     with pq.ParquetFile(path) as file:
         have = [field.name for field in SCHEMAS[name] if field.name in file.schema_arrow.names]
-        for batch in file.iter_batches(batch_size=1 << 14, columns=have):
+        for batch in file.iter_batches(batch_size=1 << 13, columns=have):
             yield catalogs.conform(name, pa.table(batch), str(path))
 
 
