@@ -3,14 +3,15 @@
 On disk: ptbxl_database.csv (28 columns), scp_statements.csv, records500/NNNNN/NNNNN_hr.{hea,dat}, records100/.../NNNNN_lr.*.
 The leads are named in capitals there (AVR). Which version it is, is told by the number of rows of ptbxl_database.csv, by the
 number of records in RECORDS and by ptbxl_v103_changelog.txt, as far as they are there; where they disagree, two versions are
-mixed and the root is refused. 1.0.1 and 1.0.2 cannot be told apart. 1.0.3 left out 38 copies and changed some labels.
+mixed and the root is refused. 1.0.2 is told from 1.0.1 by its own changelog. 1.0.3 left out 38 copies and changed some labels.
 
 Labels, 1 and 0: `ptbxl.<set>.<code>` for the sets all (71 statements), diagnostic (44), form (19), rhythm (12), and
 `ptbxl.subclass.<name>` (23), `ptbxl.superclass.<name>` (5) by scp_statements.csv. A statement counts with any likelihood; 0
 means that none was given, not that it is absent (form and rhythm have 0 throughout). With `--set min_likelihood=50` a
 statement that was graded below 50 is neither 1 nor 0: no row. A record has rows in a set when it has any statement of that
 set (in `all`: any statement), as in the literature (superclass: 21,388 records of 1.0.3); one without is not known to be
-healthy there. `ptbxl.quality.<column>`: 1 where the technical annotator noted anything, 0 where nothing. `age_years`.
+healthy there. `ptbxl.quality.<column>`: 1 where the technical annotator noted anything, 0 where nothing.
+`ptbxl.validated_by_human`. `age_years`.
 
 Reports are texts of source `report`, mostly German, as the devices and cardiologists wrote them; some are in English.
 
@@ -38,7 +39,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgecho.catalog import subject_tag
-from ecgecho.datasets._columns import people
+from ecgecho.datasets._columns import people, yes_or_no
 from ecgecho.datasets._indexing import Indexed, Reading, Spec, Tables
 from ecgecho.datasets._tables import label_rows, require, stream_table
 from ecgecho.types import UsageError
@@ -46,13 +47,17 @@ from ecgecho.types import UsageError
 DATASET = "ptb_xl"
 QUALITY = ("baseline_drift", "static_noise", "burst_noise", "electrodes_problems", "extra_beats", "pacemaker")
 COLUMNS = (
-    "ecg_id", "patient_id", "age", "sex", "recording_date", "report", "scp_codes", *QUALITY, "strat_fold", "filename_lr",
-    "filename_hr",
+    "ecg_id", "patient_id", "age", "sex", "recording_date", "report", "scp_codes", "validated_by_human", *QUALITY, "strat_fold",
+    "filename_lr", "filename_hr",
 )  # fmt: skip
 STATEMENTS = ("", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass")
 ROWS = {21_837: "1.0.1 or 1.0.2", 21_799: "1.0.3"}
 """Records of a version; 1.0.3 left out 38 copies."""
+OLD = ROWS[21_837]
 CHANGELOG = "ptbxl_v103_changelog.txt"
+OLD_CHANGELOG = "ptbxl_v102_changelog.txt"
+"""In 1.0.2 and 1.0.3."""
+COPIES = 38
 FILES = {500: "filename_hr", 100: "filename_lr"}
 SETS = ("all", "diagnostic", "form", "rhythm", "subclass", "superclass")
 SPLIT_OF_FOLD = {**{str(fold): "train" for fold in range(1, 9)}, "9": "val", "10": "test"}
@@ -216,7 +221,9 @@ def _groups(reading: Reading) -> dict[str, dict[str, str]]:
 
 
 def _quality(reading: Reading, rows: pa.Table, ids: Mapping[str, pa.ChunkedArray], source: str) -> list[pa.Table]:
-    made = []
+    human = yes_or_no(reading, "records", "validated_by_human", rows["validated_by_human"])
+    name = "ptbxl.validated_by_human"
+    made = [label_rows(name, human, unit=None, source=source, definition="column validated_by_human", **ids)]
     for column in QUALITY:
         noted = pc.is_valid(rows[column])
         reading.defect("signals", column, "noted by the annotator", pc.sum(noted).as_py() or 0)
@@ -246,6 +253,9 @@ def _version(reading: Reading, num_rows: int) -> str:
     version = next(iter(versions), "of an unknown version")
     if num_rows not in ROWS:
         reading.defect("records", "part_of_a_version", f"{num_rows:,} rows are those of no version", 1)
+    if version == OLD:
+        reading.defect("records", "copies", "records that 1.0.3 left out as copies of others, in here", COPIES)
+        version = "1.0.2" if (folder / OLD_CHANGELOG).is_file() else version
     reading.about["dataset_version"] = version
     return version
 
@@ -324,7 +334,7 @@ def _splits(folds: Sequence[str]) -> pa.Array:
 
 def _witnesses(reading: Reading) -> list[str]:
     folder = reading.parts["records"].parent.relative_to(reading.root)
-    return [(folder / name).as_posix() for name in ("RECORDS", CHANGELOG)]
+    return [(folder / name).as_posix() for name in ("RECORDS", CHANGELOG, OLD_CHANGELOG)]
 
 
 SPEC = Spec(

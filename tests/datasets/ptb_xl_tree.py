@@ -13,7 +13,15 @@ COLUMNS = [
     "strat_fold", "filename_lr", "filename_hr",
 ]  # fmt: skip
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
-GIVEN = {"height": "", "weight": "63.0", "nurse": "2.0", "site": "0.0", "device": "CS-12   E", "second_opinion": "False"}
+GIVEN = {
+    "height": "",
+    "weight": "63.0",
+    "nurse": "2.0",
+    "site": "0.0",
+    "device": "CS-12   E",
+    "second_opinion": "False",
+    "validated_by_human": "True",
+}
 RECORDS = [
     {
         "ecg_id": "1", "patient_id": "15709.0", "age": "56.0", "sex": "1", "recording_date": "1984-11-09 09:17:34",
@@ -23,6 +31,7 @@ RECORDS = [
     {
         "ecg_id": "2", "patient_id": "13243.0", "age": "19.0", "sex": "0", "recording_date": "1984-11-14 12:55:37",
         "report": "sinusbradykardie, sonst normales ekg", "scp_codes": "{'NORM': 80.0, 'SBRAD': 0.0}", "strat_fold": "9",
+        "validated_by_human": "False",
     },
     {
         "ecg_id": "39", "patient_id": "18792.0", "age": "300.0", "sex": "0", "recording_date": "1985-01-15 11:27:00",
@@ -36,6 +45,7 @@ RECORDS = [
     {
         "ecg_id": "21837", "patient_id": "9999.0", "age": "", "sex": "1", "recording_date": "2001-05-31 09:14:35",
         "report": "trace only requested", "scp_codes": "{}", "extra_beats": "1ES", "strat_fold": "1",
+        "validated_by_human": "",
     },
 ]  # fmt: skip
 STATEMENTS = """,description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass,Statement Category,\

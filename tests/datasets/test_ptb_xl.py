@@ -79,6 +79,7 @@ def test_a_statement_graded_below_the_threshold_is_neither_present_nor_absent(tm
     assert defects(made)["scp_codes", "below_min_likelihood"] == 1
     high = index(tmp_path / "root", min_likelihood=90)
     assert named(high, "ptbxl.superclass.NORM") == {"1": 1, "39": 0}
+    assert named(index(tmp_path / "root", min_likelihood=80), "ptbxl.superclass.NORM")["2"] == 1  # from 80 on
 
 
 def test_a_statement_that_the_table_does_not_know_is_counted(made):
@@ -107,6 +108,7 @@ def test_reports_are_texts_of_their_ecg(made):
 
 def test_notes_on_the_signal_are_counted_and_labels(made):
     assert named(made, "ptbxl.quality.static_noise") == {"1": 1, "2": 0, "39": 0, "40": 0, "21837": 0}
+    assert named(made, "ptbxl.validated_by_human") == {"1": 1, "2": 0, "39": 1, "40": 1}
     found = defects(made)
     assert [found["signals", name] for name in ("static_noise", "baseline_drift", "pacemaker", "extra_beats")] == [1, 1, 1, 1]
 
@@ -221,6 +223,11 @@ def test_the_version_is_told_by_the_number_of_records(tmp_path, small_versions, 
     assert made.meta["dataset_version"] == version
     assert {row["source"] for row in made.labels.to_pylist()} == {f"PTB-XL {version}"}
     assert (("records", "part_of_a_version") in defects(made)) == (number == 6)
+    assert defects(made).get(("records", "copies")) == (38 if number == 7 else None)
+    (root / "ptbxl_v102_changelog.txt").write_text("x")
+    again = index(root)
+    assert not again.unchanged
+    assert again.meta["dataset_version"] == ("1.0.2" if number == 7 else version)
 
 
 def test_two_versions_mixed_are_refused(tmp_path, small_versions):
