@@ -7,13 +7,14 @@ mixed and the root is refused. 1.0.2 is told from 1.0.1 by its own changelog. 1.
 
 Labels, 1 and 0: `ptbxl.<set>.<code>` for the sets all (71 statements), diagnostic (44), form (19), rhythm (12), and
 `ptbxl.subclass.<name>` (23), `ptbxl.superclass.<name>` (5) by scp_statements.csv. A statement counts with any likelihood; 0
-means that none was given, not that it is absent (form and rhythm have 0 throughout). With `--set min_likelihood=50` a
+means that none was given, not that it is absent (most of form and rhythm have 0). With `--set min_likelihood=50` a
 statement that was graded below 50 is neither 1 nor 0: no row. A record has rows in a set when it has any statement of that
 set (in `all`: any statement), as in the literature (superclass: 21,388 records of 1.0.3); one without is not known to be
 healthy there. `ptbxl.quality.<column>`: 1 where the technical annotator noted anything, 0 where nothing.
 `ptbxl.validated_by_human`. `age_years`.
 
-Reports are texts of source `report`, mostly German, as the devices and cardiologists wrote them; some are in English.
+Reports are texts of source `report` as devices and cardiologists wrote them: mostly German, many English, few Swedish; some
+end in the middle of a word.
 
 Split: official, strat_fold 1-8 train, 9 val, 10 test, by patient; folds 9 and 10 were validated by humans. A patient in two
 folds is refused. Leakage: Challenge 2020 and 2021 hold all of 1.0.1 as HR00001.. (= ecg_id) without its patients and folds
@@ -21,8 +22,9 @@ folds is refused. Leakage: Challenge 2020 and 2021 hold all of 1.0.1 as HR00001.
 
 Sex 0 is male, 1 female. Age 300 means above 89: no age. Dates are shifted by patient, so only differences mean anything.
 
-Access: open, PhysioNet ptb-xl 1.0.3, CC BY 4.0. Never run on the real files. UNVERIFIED: that the folds are the same in all
-versions; whether a report holds a line break (read either way).
+Access: open, PhysioNet ptb-xl 1.0.3, CC BY 4.0. Never run on the real files; the layout of the cells is that of public
+extracts of ptbxl_database.csv, and scp_statements.csv that of a public copy. UNVERIFIED: that the folds are the same in all
+versions; whether a report holds a line break (read either way); from which age on 300 stands (one extract has 92).
 """
 
 from __future__ import annotations
