@@ -1,18 +1,21 @@
-"""Any folder with echo cines (DICOM, AVI, MP4) and ECGs (WFDB): private files without public ids.
+"""Any folder with echo cines (DICOM, AVI, MP4, NIfTI) and ECG files of the kinds that are read: private, without public ids.
 
-Every id is an HMAC-SHA256 under a key that lies beside the catalog (mode 600) or is given; no PatientID, UID or file name
-is ever an id. The subject is the DICOM's PatientID, or the first folder below ROOT when asked; where neither says who it is,
-the subject is unknown and its split is `none`, which `train` refuses. The study is the DICOM's StudyInstanceUID, else the
-folder that the file lies in. Ids agree between two catalogs only when made with the same key.
+Every id is an HMAC-SHA256 under a key that lies beside the catalog (mode 600) or is given; no PatientID, UID or file name is
+ever an id. The subject is who the file itself names (PatientID of a DICOM, the patient's id in MUSE, Sierra, aECG and
+CardioSoft XML, SCP-ECG, EDF+ and ISHNE), or the first folder below ROOT when asked; where neither says who it is (WFDB, arrays,
+videos), the subject is unknown and its split is `none`, which `train` refuses. What the files say is hashed at once and never
+kept. The study is the DICOM's StudyInstanceUID, else the folder that the file lies in. Ids agree between two catalogs, also of
+the module `tables`, only when made with the same key.
+
+Arrays (.npy, .csv, .h5, a .mat without .hea) need a JSON file beside them that says rate, unit and leads (docs/ecg_files.md).
+
+There are no labels and no official splits: the hash of the subject decides. A table of views (path, view) is optional.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
-import re
-from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,26 +24,23 @@ from typing import Literal
 import pyarrow as pa
 
 from ecgecho import catalog, keys
-from ecgecho.catalog import SCHEMAS, Catalog, Progress
-from ecgecho.datasets import _headers
-from ecgecho.io.scan import File
-from ecgecho.pairs import SPLIT_VERSION, WINDOW_DAYS, assign_splits, check_window, make_pairs, private_family
+from ecgecho.catalog import SCHEMAS, Catalog, IndexOptions, Progress
+from ecgecho.datasets import _ecg_files, _headers, _indexing, _private, _tables
+from ecgecho.datasets._indexing import Reading, Spec, Tables
+from ecgecho.pairs import SPLIT_VERSION, private_family
 from ecgecho.types import Json, UserError
 
 DATASET = "folder"
-INDEX_VERSION = 1  # raised when the same files would make another catalog
-
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 VIDEO_SUFFIXES = (".avi", ".mp4", ".m4v", ".mov")
-NO_PATIENT = frozenset(
-    {"", "0", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "na", "n/a", "test", "patient", "xxx"}
-)
-"""What de-identification leaves in PatientID: the same word for everyone is no subject."""
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mhd")
+SIDE_SUFFIXES = (".dat", ".raw", ".zraw")
+"""Samples of a file that is listed beside them."""
+NO_MAGIC = (".txt", ".json", ".zip", ".gz", ".parquet", ".png", ".jpg", ".jpeg", ".pdf", ".csv", ".tsv", ".xlsx")
+"""Not looked into for a DICOM under a strange name."""
 DICOMDIR = "1.2.840.10008.1.3.10"
 ECG_WAVEFORM = "1.2.840.10008.5.1.4.1.1.9."
-MAX_WFDB_HEADER_BYTES = 1 << 20
-_WFDB_LINE = re.compile(r"^[^\s/]+(/\d+)?\s+\d+(\s|$)")
-_WFDB_TIME = re.compile(r"\s(\d{1,2}:\d{2}:\d{2})(?:\.\d+)?\s+(\d{1,2}/\d{1,2}/\d{4})\s*$")
+NOTHING = "holds no DICOM, AVI, MP4 or WFDB (.hea) file, nor another cine or ECG that is read"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +50,9 @@ class Config:
     key: str = ""
     """File with the key of the ids; empty makes one beside the catalog, `<catalog>.key`, or uses the one there."""
     subject: Literal["patient_id", "top_folder"] = "patient_id"
-    """Who a file belongs to: the DICOM's PatientID, or the first folder below ROOT (also for ECGs and videos)."""
-    window_days: float = WINDOW_DAYS
-    """An ECG is paired with the nearest echo study at most this many days away."""
-    workers: int = 2
-    """Processes that read headers."""
-
-    def __post_init__(self) -> None:
-        check_window(self.window_days)
+    """Who a file belongs to: whom the file names, or the first folder below ROOT."""
+    views: str = ""
+    """A table with the columns path (below ROOT) and view; a relative path begins at ROOT."""
 
 
 def build(config: Config) -> Folder:
@@ -67,10 +62,11 @@ def build(config: Config) -> Folder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """The files below a root that may be echo or ECG."""
+    """The files below a root that may be echo or ECG, by path."""
 
-    echo: tuple[File, ...]
-    ecg: tuple[File, ...]
+    echo: tuple[str, ...]
+    """DICOM files may turn out to be ECGs."""
+    ecg: tuple[str, ...]
     others: int
 
 
@@ -80,155 +76,219 @@ class Folder:
 
     config: Config
 
-    def inspect(self, root: Path, out: Path, options: catalog.IndexOptions = catalog.IndexOptions()) -> Json:
+    def inspect(self, root: Path, out: Path, options: IndexOptions = IndexOptions()) -> Json:
         """The files found; writes nothing, not even a key."""
-        walk = _walk(Path(root), (Path(out), _key_file(self.config, Path(out))))
+        root, out = Path(root), Path(out)
+        reading, walk = self._reading(root, out, options), self._walk(root, out, options)
+        has_key = _private.key_file(self.config.key, options, out).is_file()
         return {
             "dataset": DATASET,
-            "parts": {"echo files": len(walk.echo), "ECG headers": len(walk.ecg)},
+            "parts": {"echo files": len(walk.echo), "ECG files": len(walk.ecg)},
             "missing": _missing(walk),
-            "bytes": sum(file.size for file in (*walk.echo, *walk.ecg)),
-            "unchanged": _key_file(self.config, Path(out)).is_file() and self._made(Path(root), Path(out), walk) is not None,
+            "bytes": sum(os.stat(root / path).st_size for path in (*walk.echo, *walk.ecg)),
+            "unchanged": has_key and self._made(reading, walk) is not None,
         }
 
-    def index(
-        self, root: Path, out: Path, progress: Progress | None = None, options: catalog.IndexOptions = catalog.IndexOptions()
-    ) -> Catalog:
+    def index(self, root: Path, out: Path, progress: Progress | None = None, options: IndexOptions = IndexOptions()) -> Catalog:
         """Write the catalog; when no file was added, changed or removed it is returned as it is."""
         root, out = Path(root), Path(out)
         catalog.check_place(out)
-        walk = _walk(root, (out, _key_file(self.config, out)))
+        walk = self._walk(root, out, options)
         if not walk.echo and not walk.ecg:
-            raise UserError(f"{root} holds no DICOM, AVI, MP4 or WFDB (.hea) file; give the folder that holds them.")
-        ids = self._ids(out, make=True)
-        if (made := self._made(root, out, walk)) is not None:
+            raise UserError(f"{root} {NOTHING}; give the folder that holds them.")
+        key = _private.key_of(self.config.key, options, out, make=True)
+        reading = self._reading(root, out, options, progress)
+        if (made := self._made(reading, walk)) is not None:
             return made
-        memory = [out / "headers.jsonl", out.with_name(f".{out.name}.{ids.key_id}.headers.jsonl")]
-        scan = _headers.scan_headers(
-            root, walk.echo, memory=memory, remember=ids.remember, workers=self.config.workers, progress=progress
-        )
-        headers = scan.headers
-        defects: Counter[tuple[str, str, str]] = Counter()
-        for item, code, detail, count in _headers.defects_of(list(headers.values())):
-            defects[item, code, detail] += count
-        defects["files", "not_indexed", "neither DICOM, AVI, MP4 nor .hea"] += walk.others
-        clips, clip_known = _clips(walk, headers, ids, self.config.subject, defects)
-        ecgs, ecg_known = _ecgs(root, walk, ids, self.config.subject, defects)
-        subjects = _subjects({**clip_known, **ecg_known}, ids.family)
-        defects["subjects", "subject_unknown", "in no split; train refuses them"] += subjects["split"].to_pylist().count("none")
-        result = catalog.write(
-            out,
-            root=root,
+        ids = Ids(key=key.key)
+        seen = reading.scan("files", (*walk.echo, *walk.ecg), look, ids.remember, memory=f"files {key.key_id}")
+        reading.defect("files", "not_indexed", "neither a cine nor an ECG that is read", walk.others)
+        tables = _read(reading, seen, ids)
+        assert tables.clips is not None
+        assert tables.ecgs is not None
+        if options.pseudonymise:  # what is kept of the scan has the dates as they are
+            reading.scans = {name: dataclasses.replace(found, lines=b"") for name, found in reading.scans.items()}
+        return _indexing.write(
+            reading,
+            tables,
             dataset=DATASET,
-            family=ids.family,
-            key_id=ids.key_id,
-            tables={
-                "subjects": subjects,
-                "clips": clips,
-                "ecgs": ecgs,
-                "pairs": make_pairs(
-                    ecgs,
-                    clips,
-                    SCHEMAS["texts"].empty_table(),
-                    subjects,
-                    _window(self.config.window_days),
-                ),
-                "defects": _defects(defects),
-            },
+            family=private_family(key.key_id),
+            key=key,
             meta={
-                "split_version": SPLIT_VERSION,
-                "parts": {"echo": f"{clips.num_rows} files", "ecg": f"{ecgs.num_rows} files"},
+                "parts": {
+                    name: f"{0 if t is None else t.num_rows} files" for name, t in (("echo", tables.clips), ("ecg", tables.ecgs))
+                },
                 "missing": _missing(walk),
-                "inputs": None if scan.retry else self._inputs(root, out, walk, ids.key_id),  # None: the next index tries again
+                "inputs": self._inputs(reading, walk, key.key_id) if reading.whole else None,  # None: the next index tries again
             },
-            keep={"headers.jsonl": scan.lines},
         )
-        memory[-1].unlink(missing_ok=True)
-        return result
 
-    def _made(self, root: Path, out: Path, walk: Walk) -> Catalog | None:
-        return catalog.unchanged(out, self._inputs(root, out, walk, self._ids(out, make=False).key_id))
+    def _walk(self, root: Path, out: Path, options: IndexOptions) -> Walk:
+        own = [out, _private.key_file(self.config.key, options, out)]
+        return _walk(root, (*own, root / self.config.views) if self.config.views else tuple(own))
 
-    def _inputs(self, root: Path, out: Path, walk: Walk, key_id: str) -> Json:
-        settings = dataclasses.asdict(self.config)
-        for name in ("workers", "key"):  # the key's id stands for its file
-            del settings[name]
-        listing = hashlib.sha256()
-        for file in (*walk.echo, *walk.ecg):
-            listing.update(f"{file.path}\0{file.size}\0{file.mtime_ns}\n".encode(errors="surrogateescape"))
-        where = catalog.relative(root, out)
+    def _reading(self, root: Path, out: Path, options: IndexOptions, progress: Progress | None = None) -> Reading:
+        return Reading(
+            spec=_SPEC,
+            root=root,
+            out=out,
+            config=self.config,
+            options=options,
+            parts={"views": root / self.config.views} if self.config.views else {},
+            progress=progress or (lambda what, done, total: None),
+        )
+
+    def _made(self, reading: Reading, walk: Walk) -> Catalog | None:
+        key = _private.key_of(self.config.key, reading.options, reading.out, make=False)
+        return catalog.unchanged(reading.out, self._inputs(reading, walk, key.key_id))
+
+    def _inputs(self, reading: Reading, walk: Walk, key_id: str) -> Json:
+        views = reading.parts.get("views")
         return {
             "dataset": DATASET,
-            "index_version": INDEX_VERSION,
-            "root": where,
+            "index_version": _SPEC.version,
+            "root": catalog.relative(reading.root, reading.out),
             "key_id": key_id,
-            "settings": settings,
+            "settings": {"subject": self.config.subject},  # the key's id stands for its file
+            "options": _indexing.option_inputs(reading.options),
             "split_version": SPLIT_VERSION,
-            "files": len(walk.echo) + len(walk.ecg),
-            "listing_sha256": listing.hexdigest(),
+            "views": {} if views is None else _tables.fingerprint(views) if views.is_file() else None,
+            "files": _tables.listing(reading.root, (*walk.echo, *walk.ecg)),
         }
-
-    def _ids(self, out: Path, *, make: bool) -> Ids:
-        file = _key_file(self.config, out)
-        if not file.exists():
-            if self.config.key:
-                raise UserError(
-                    f"there is no key {file}. Give the key file of another catalog (`<catalog>.key`), or leave --key out."
-                )
-            if (out / "catalog.json").is_file():
-                raise UserError(
-                    f"{file}, the key of the ids in {out}, is gone; another key would give everyone other ids. "
-                    f"Put it back, give it with --key FILE, or index into another folder."
-                )
-            if make:
-                keys.make(file)
-        return Ids(key=keys.read(file).key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ids(keys.Key):
     """Keyed hashes of what a folder holds."""
 
-    @property
-    def family(self) -> str:
-        return private_family(self.key_id)
-
-    def remember(self, header: Json) -> Json:
-        """What may be kept of a header: hashes in the place of identifiers."""
-        patient = header["patient"].casefold()
+    def remember(self, found: Json) -> Json:
+        """What may be kept of a look: hashes in the place of identifiers."""
         return {
-            **{name: header[name] for name in ("kind", "num_frames", "code", "defects", "time")},
-            "subject": "" if patient in NO_PATIENT else self.of("subject", header["patient"]),
-            "study": self.of("study", header["study"]) if header["study"] else "",
-            "sop": header.get("sop_class", "") if header.get("sop_class", "").startswith((DICOMDIR, ECG_WAVEFORM)) else "",
+            **{name: found[name] for name in (*_headers.EMPTY, "what", "time")},
+            "subject": _private.subject_of(self, found["patient"]),
+            "study": self.of("study", found["study"]) if found["study"] else "",
         }
+
+
+def look(path: str) -> Json:
+    """What a file is (echo, ecg, dicomdir), its header, and as it stands there: patient, study, time."""
+    nothing = {**_headers.EMPTY, "patient": "", "study": "", "time": ""}
+    place = Path(path)
+    kind = "" if place.name.lower().endswith((*VIDEO_SUFFIXES, *VOLUME_SUFFIXES)) else _ecg_files.kind_of(place)
+    if kind and kind != "dicom":
+        return {**nothing, "what": "ecg", **_ecg_files.identify(place, kind)}
+    found = _headers.read_identified(path)
+    sop = found.pop("sop_class", "")
+    if sop.startswith(ECG_WAVEFORM):
+        return {**nothing, "what": "ecg", **{name: found[name] for name in ("patient", "study", "time")}}
+    return {**found, "what": "dicomdir" if sop.startswith(DICOMDIR) else "echo"}
+
+
+def _read(reading: Reading, seen: dict[str, Json], ids: Ids) -> Tables:
+    known: dict[str, bool] = {}
+    owners: dict[str, set[str]] = {}
+    clips: list[Json] = []
+    ecgs: list[Json] = []
+    views = _views(reading, seen)
+    for path in sorted(seen):
+        found = seen[path]
+        named = _top(path, ids) if reading.config.subject == "top_folder" else found["subject"]
+        if found["what"] == "ecg":
+            subject = named or ids.of("unknown subject", path)
+            known[subject] = bool(named)
+            record = path[:-4] if path.lower().endswith(".hea") else path
+            ecgs.append({"ecg_id": ids.of("ecg", path), "subject_id": subject, "path": record, "time": _moment(found["time"])})
+        elif found["what"] == "echo":
+            visit = found["study"] or ids.of("folder", path.rpartition("/")[0])
+            subject = named or ids.of("unknown subject", visit)
+            known[subject] = bool(named)
+            owners.setdefault(visit, set()).add(subject)
+            clips.append(
+                {
+                    "clip_id": ids.of("clip", path),
+                    "study_id": ids.of("study", f"{visit} {subject}"),  # two subjects under one UID or in one folder: two studies
+                    "subject_id": subject,
+                    "path": path,
+                    "time": _moment(found["time"]),
+                    "kind": found["kind"],
+                    "num_frames": 0 if found["code"] else found["num_frames"],
+                    "view": views.get(path),
+                }
+            )
+    _headers.note(reading, [found for found in seen.values() if found["what"] == "echo"])
+    reading.defect("files", "dicomdir", "an index of others", sum(found["what"] == "dicomdir" for found in seen.values()))
+    reading.defect(
+        "clips", "study_of_two_subjects", "made one study each", sum(len(subjects) > 1 for subjects in owners.values())
+    )
+    unknown = sorted(subject for subject, is_known in known.items() if not is_known)
+    reading.defect("subjects", "subject_unknown", "in no split; train refuses them", len(unknown))
+    return Tables(
+        clips=pa.Table.from_pylist(clips, SCHEMAS["clips"]),
+        ecgs=pa.Table.from_pylist(ecgs, SCHEMAS["ecgs"]),
+        official=pa.table(
+            {"subject_id": pa.array(unknown, pa.string()), "split": pa.array(["none"] * len(unknown), pa.string())}
+        ),
+    )
+
+
+def _views(reading: Reading, seen: dict[str, Json]) -> dict[str, str]:
+    if "views" not in reading.parts:
+        return {}
+    rows = reading.table("views", ("path", "view"))
+    views = {path: view for path, view in zip(rows["path"].to_pylist(), rows["view"].to_pylist(), strict=True) if path and view}
+    reading.defect("views", "not_there", "a path that is no cine here", len(set(views) - set(seen)))
+    return views
 
 
 def _walk(root: Path, own: tuple[Path, ...]) -> Walk:
     """All files below `root` in the order of their paths, but hidden ones, stores, catalogs and what is `own`."""
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the folder that holds the files.")
-    echo, ecg, others, ours = [], [], 0, {path.absolute() for path in own}
+    echo: list[str] = []
+    ecg: list[str] = []
+    others, ours = 0, {path.absolute() for path in own}
     for folder, below, names in os.walk(root):
         below[:] = sorted(name for name in below if not _skipped(Path(folder) / name, ours))
         for name in sorted(names):
             path = Path(folder) / name
             if name.startswith(".") or path.absolute() in ours:
                 continue
-            try:
-                stat = path.stat()
-            except OSError:
-                others += 1
-                continue
-            file = File(path=path.relative_to(root).as_posix(), size=stat.st_size, mtime_ns=stat.st_mtime_ns)
-            suffix = path.suffix.lower()
-            if suffix == ".hea":
-                ecg.append(file)
-            elif suffix in (*DICOM_SUFFIXES, *VIDEO_SUFFIXES) or _has_magic(path, suffix):
-                echo.append(file)
-            elif suffix != ".dat":
+            kind = _kind(path)
+            relative = path.relative_to(root).as_posix()
+            if kind == "echo":
+                echo.append(relative)
+            elif kind == "ecg":
+                ecg.append(relative)
+            elif kind == "other":
                 others += 1
     return Walk(echo=tuple(echo), ecg=tuple(ecg), others=others)
+
+
+def _kind(path: Path) -> str:
+    """echo, ecg, side (samples of another file) or other, by name and first bytes."""
+    name, suffix = path.name.lower(), path.suffix.lower()
+    if suffix in SIDE_SUFFIXES or (suffix == ".mat" and path.with_suffix(".hea").exists()):
+        return "side"
+    if not path.is_file():  # a link to nowhere, a pipe
+        return "other"
+    if name.endswith(VOLUME_SUFFIXES):
+        return "other" if name.split(".")[0].endswith("_gt") else "echo"  # CAMUS's masks
+    if suffix in (*DICOM_SUFFIXES, *VIDEO_SUFFIXES):
+        return "echo"
+    if name.endswith(_ecg_files.SUFFIXES) and (kind := _ecg_files.kind_of(path)):
+        return "echo" if kind == "dicom" else "ecg"
+    if suffix == ".json":
+        return "side" if any(path.with_suffix(other).is_file() for other in _ecg_files.SUFFIXES) else "other"
+    # A DICOM under any name: exports call them IM_0001 or by their UID. DICOMDIR is an index of others.
+    return "other" if name == "dicomdir" or suffix in NO_MAGIC or not _has_magic(path) else "echo"
+
+
+def _has_magic(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _skipped(folder: Path, ours: set[Path]) -> bool:
@@ -241,136 +301,27 @@ def _skipped(folder: Path, ours: set[Path]) -> bool:
     )
 
 
-def _has_magic(path: Path, suffix: str) -> bool:
-    """A DICOM under any name: exports call them IM_0001 or by their UID. DICOMDIR is an index of others."""
-    if path.name.upper() == "DICOMDIR" or suffix in (".csv", ".txt", ".json", ".xml", ".zip", ".gz", ".parquet", ".png", ".jpg"):
-        return False
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def _clips(
-    walk: Walk, headers: dict[str, Json], ids: Ids, subject_from: str, defects: Counter[tuple[str, str, str]]
-) -> tuple[pa.Table, dict[str, bool]]:
-    """The table of clips, and whether each subject is known."""
-    rows: list[Json] = []
-    known: dict[str, bool] = {}
-    owners: dict[str, set[str]] = {}
-    for file in walk.echo:
-        header = headers[file.path]
-        if header["sop"]:
-            what = "ecg_waveform_not_read" if header["sop"].startswith(ECG_WAVEFORM) else "dicomdir"
-            defects["files", what, "DICOM that is no echo"] += 1
-            continue
-        visit = header["study"] or ids.of("folder", file.path.rpartition("/")[0])
-        named = _top(file, ids) if subject_from == "top_folder" else header["subject"]
-        subject = named or ids.of("unknown subject", visit)
-        known[subject] = bool(named)
-        owners.setdefault(visit, set()).add(subject)
-        rows.append(
-            {
-                "clip_id": ids.of("clip", file.path),
-                "study_id": ids.of("study", f"{visit} {subject}"),  # two subjects under one UID or in one folder: two studies
-                "subject_id": subject,
-                "path": file.path,
-                "time": _dicom_time(header["time"]),
-                "kind": header["kind"],
-                "num_frames": 0 if header["code"] else header["num_frames"],
-            }
-        )
-    defects["clips", "study_of_two_subjects", "made one study each"] += sum(len(subjects) > 1 for subjects in owners.values())
-    return pa.Table.from_pylist(rows, SCHEMAS["clips"]), known
-
-
-def _ecgs(
-    root: Path, walk: Walk, ids: Ids, subject_from: str, defects: Counter[tuple[str, str, str]]
-) -> tuple[pa.Table, dict[str, bool]]:
-    rows: list[Json] = []
-    known: dict[str, bool] = {}
-    for file in walk.ecg:
-        first = _wfdb_line(root / file.path)
-        if not _WFDB_LINE.match(first):
-            defects["ecgs", "not_wfdb", "first line is no record line"] += 1
-            continue
-        subject = _top(file, ids) if subject_from == "top_folder" else ""
-        known_here = bool(subject)
-        subject = subject or ids.of("unknown subject", file.path)
-        known[subject] = known_here
-        rows.append(
-            {
-                "ecg_id": ids.of("ecg", file.path),
-                "subject_id": subject,
-                "path": file.path.removesuffix(".hea"),
-                "time": _wfdb_time(first),
-            }
-        )
-    return pa.Table.from_pylist(rows, SCHEMAS["ecgs"]), known
-
-
-def _subjects(known: dict[str, bool], family: str) -> pa.Table:
-    names = sorted(known)
-    official = {name: "none" for name in names if not known[name]}
-    return catalog.conform(
-        "subjects",
-        pa.table(
-            {"subject_id": pa.array(names, pa.string()), "split": pa.array(assign_splits(family, names, official), pa.string())}
-        ),
-        "subjects",
-    )
-
-
-def _defects(defects: Counter[tuple[str, str, str]]) -> pa.Table:
-    rows = [
-        {"item": item, "code": code, "detail": detail, "count": count}
-        for (item, code, detail), count in sorted(defects.items())
-        if count
-    ]
-    return pa.Table.from_pylist(rows, SCHEMAS["defects"])
-
-
 def _missing(walk: Walk) -> list[str]:
     return [
-        what for files, what in ((walk.echo, "echo: no DICOM, AVI or MP4"), (walk.ecg, "ecg: no WFDB header (.hea)")) if not files
+        what for files, what in ((walk.echo, "echo: no DICOM, AVI, MP4 or NIfTI"), (walk.ecg, "ecg: no ECG file")) if not files
     ]
 
 
-def _top(file: File, ids: Ids) -> str:
+def _top(path: str, ids: Ids) -> str:
     """The subject named by the first folder; empty for a file that lies in the root itself."""
-    folder, below, _ = file.path.partition("/")
+    folder, below, _ = path.partition("/")
     return ids.of("subject", folder) if below else ""
 
 
-def _wfdb_line(path: Path) -> str:
-    """The first line of a WFDB header that is no comment."""
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(MAX_WFDB_HEADER_BYTES).decode("latin-1")
-    except OSError:
-        return ""
-    return next((line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
-
-
-def _wfdb_time(line: str) -> datetime | None:
-    found = _WFDB_TIME.search(line)
-    try:
-        return datetime.strptime(f"{found[2]} {found[1]}", "%d/%m/%Y %H:%M:%S") if found else None
-    except ValueError:
-        return None
-
-
-def _dicom_time(digits: str) -> datetime | None:
+def _moment(digits: str) -> datetime | None:
     try:
         return datetime.strptime(digits, "%Y%m%d%H%M%S" if len(digits) > 8 else "%Y%m%d") if digits else None
     except ValueError:
         return None
 
 
-def _key_file(config: Config, out: Path) -> Path:
-    return Path(config.key) if config.key else keys.beside(out)
+def _nothing(reading: Reading) -> Tables:
+    raise AssertionError("a folder is read by Folder")
 
 
-def _window(days: float) -> catalog.IndexOptions:
-    return catalog.IndexOptions(window_days=(-days, days))
+_SPEC = Spec(name=DATASET, version=2, parts={}, needs=(), read=_nothing)

@@ -5,16 +5,18 @@ import stat
 
 import pyarrow.parquet as pq
 import pytest
+from ecg_forms import FORMS, write_forms
 from folder_tree import MARK, write_dicom, write_ecg, write_folder, write_video
 
 from ecgecho import catalog, pairs, plugins
-from ecgecho.types import UserError
+from ecgecho.catalog import IndexOptions
+from ecgecho.types import UsageError, UserError
 
 folder = plugins.load("datasets", "folder")
 
 
-def index(root, out, progress=None, **settings):
-    return folder.build(folder.Config(**{"workers": 0, **settings})).index(root, out, progress)
+def index(root, out, progress=None, *, options=IndexOptions(workers=0), **settings):
+    return folder.build(folder.Config(**settings)).index(root, out, progress, options)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def test_cines_and_ecgs_are_found_by_what_they_are(made):
     ]
     assert sorted(by_path(made, "ecgs")) == ["p1/ecg1", "p2/ecg2"]
     assert defects(made)["files", "not_indexed"] == 2  # report.txt, DICOMDIR
-    assert defects(made)["ecgs", "not_wfdb"] == 1
+    assert defects(made)["files", "not_ecg"] == 1
 
 
 def test_headers_tell_kind_frames_and_time(made):
@@ -205,7 +207,7 @@ def test_a_stopped_scan_goes_on_where_it_was(tmp_path):
     assert not (tmp_path / "cat").exists()
     seen = []
     made = index(root, tmp_path / "cat", lambda what, done, total: seen.append(total))
-    assert seen == [3] * 3
+    assert seen == [6] * 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cat", "cat.key", "root"]
     whole = index(root, tmp_path / "whole", key=str(tmp_path / "cat.key"))
     for name in catalog.SCHEMAS:
@@ -213,7 +215,9 @@ def test_a_stopped_scan_goes_on_where_it_was(tmp_path):
 
 
 def test_bounded_workers_read_the_same_headers(made):
-    again = index(made.root, made.path.with_name("again"), key=str(made.path.with_name("cat.key")), workers=1)
+    again = index(
+        made.root, made.path.with_name("again"), key=str(made.path.with_name("cat.key")), options=IndexOptions(workers=1)
+    )
     assert again.clips.equals(made.clips)
 
 
@@ -228,5 +232,90 @@ def test_a_folder_without_any_such_file_is_refused(tmp_path):
 
 def test_a_look_before_writes_nothing_not_even_a_key(small, tmp_path):
     report = folder.build(folder.Config()).inspect(small, tmp_path / "cat")
-    assert (report["parts"], report["unchanged"]) == ({"echo files": 1, "ECG headers": 0}, False)
+    assert (report["parts"], report["unchanged"]) == ({"echo files": 1, "ECG files": 0}, False)
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    place = tmp_path_factory.mktemp("forms")
+    write_forms(place / "root")
+    write_dicom(place / "root" / "echo" / "a.dcm", patient=f"{MARK}-P1", time="20200102101500")
+    return index(place / "root", place / "cat")
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_an_ecg_file_belongs_to_the_patient_that_it_names(forms, name):
+    """As the echo's PatientID does: all of these meet it under one subject, and are paired with it by their time."""
+    ecg = by_path(forms, "ecgs")[f"ecgs/{name}"]
+    clip = by_path(forms)["echo/a.dcm"]
+    assert ecg["subject_id"] == clip["subject_id"]
+    assert str(ecg["time"]) == "2020-01-01 10:15:30"
+    pair = next(row for row in forms.pairs.to_pylist() if row["ecg_id"] == ecg["ecg_id"])
+    assert pair["study_id"] == clip["study_id"]
+    assert pair["split"] == pairs.split_of(forms.family, ecg["subject_id"])
+
+
+def test_arrays_are_ecgs_when_a_file_beside_them_says_what_they_hold(forms):
+    assert "ecgs/told.npy" in by_path(forms, "ecgs")
+    assert splits(forms)[by_path(forms, "ecgs")["ecgs/told.npy"]["subject_id"]] == "none"
+    assert "ecgs/untold.npy" not in by_path(forms, "ecgs")
+
+
+def test_xml_that_is_no_ecg_is_counted_and_left_out(forms):
+    assert defects(forms)["files", "not_ecg"] == 1
+    assert not any("invoice" in path for path in by_path(forms, "ecgs"))
+
+
+def test_what_ecg_files_say_of_a_person_is_in_no_file_of_the_catalog(forms):
+    for file in forms.path.iterdir():
+        text = repr(pq.read_table(file).to_pylist()) if file.suffix == ".parquet" else file.read_text()
+        assert MARK not in text
+        assert MARK.encode() not in file.read_bytes()
+
+
+def test_headers_are_told_apart_and_counted(made):
+    about = made.meta["headers"]
+    assert about["transfer_syntax"] == {"1.2.840.10008.1.2.1 Explicit VR Little Endian": 5, "avi": 1}
+    assert about["photometric"] == {"RGB": 5, "-": 1}
+    assert about["kind"] == {"b_mode": 5, "still": 1}
+    assert "Explicit VR Little Endian 5" in catalog.render(catalog.describe(made))
+
+
+def test_a_colour_tag_of_no_standard_is_not_repeated(tmp_path):
+    write_dicom(tmp_path / "root" / "a.dcm", PhotometricInterpretation=f"{MARK}", StationName=MARK)
+    made = index(tmp_path / "root", tmp_path / "cat")
+    assert MARK not in (made.path / "catalog.json").read_text()
+
+
+def test_pseudonymise_names_the_key_and_shifts_the_dates_by_subject(tmp_path):
+    root = write_folder(tmp_path / "root")
+    plain = index(root, tmp_path / "plain")
+    key = str(tmp_path / "plain.key")
+    shifted = index(root, tmp_path / "cat", options=IndexOptions(workers=0, pseudonymise=key))
+    assert shifted.subjects.equals(plain.subjects)
+    one, other = by_path(plain), by_path(shifted)
+    shift = other["p1/a.dcm"]["time"] - one["p1/a.dcm"]["time"]
+    assert shift.days % 7 == 0
+    assert shift.days
+    assert other["p1/still.dcm"]["time"] - one["p1/still.dcm"]["time"] == shift
+    assert "20200102" not in "".join(path.read_text() for path in shifted.path.glob("*.json*"))
+    with pytest.raises(UsageError, match="one key makes all ids"):
+        index(root, tmp_path / "two", key=str(tmp_path / "other.key"), options=IndexOptions(workers=0, pseudonymise=key))
+
+
+def test_another_key_makes_other_ids_in_the_same_place(small, tmp_path):
+    one = index(small, tmp_path / "cat")
+    index(small, tmp_path / "other")
+    again = index(small, tmp_path / "cat", key=str(tmp_path / "other.key"))
+    assert not set(one.subjects["subject_id"].to_pylist()) & set(again.subjects["subject_id"].to_pylist())
+
+
+def test_views_come_from_a_table(small, tmp_path):
+    (small / "views.csv").write_text("path,view\np1/a.dcm,A4C\np1/none.dcm,PLAX\n")
+    made = index(small, tmp_path / "cat", views="views.csv")
+    assert made.clips["view"].to_pylist() == ["A4C"]
+    assert defects(made)["views", "not_there"] == 1
+    assert index(small, tmp_path / "cat", views="views.csv").unchanged
+    (small / "views.csv").write_text("path,view\np1/a.dcm,A2C\n")
+    assert index(small, tmp_path / "cat", views="views.csv").clips["view"].to_pylist() == ["A2C"]
