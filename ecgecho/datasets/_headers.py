@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pydicom
 
-from ecgecho.catalog import Progress
 from ecgecho.io import ItemError, scan_echo
 from ecgecho.io.files import Clipped
-from ecgecho.io.scan import File, scan
 from ecgecho.types import Json
 
 if TYPE_CHECKING:
@@ -42,18 +39,6 @@ _TAGS = [
     "SOPClassUID",
     "MediaStorageSOPClassUID",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Headers:
-    """What came of a scan."""
-
-    headers: dict[str, Json]
-    """By path."""
-    retry: frozenset[str]
-    """Files that could not be read this time, for want of time or memory."""
-    lines: bytes
-    """What later scans need not read again."""
 
 
 def read_header(path: str) -> Json:
@@ -94,24 +79,6 @@ def note(reading: Reading, headers: Sequence[Json]) -> None:
     for row in defects_of(headers):
         reading.defect(*row)
     reading.about["headers"] = facts_of(headers)
-
-
-def scan_headers(
-    root: Path,
-    files: Sequence[File],
-    *,
-    memory: Sequence[Path],
-    remember: Callable[[Json], Json],
-    workers: int,
-    progress: Progress | None = None,
-) -> Headers:
-    """What `remember` made of the header of every file; see `io.scan`."""
-    tell = None if progress is None else lambda done, total: progress("headers", done, total)
-    found = scan(root, files, read_identified, memory=memory, remember=remember, workers=workers, progress=tell)
-    headers = dict(found.seen)
-    for path, code in (*found.failed.items(), *found.retry.items()):
-        headers[path] = remember({**EMPTY, "code": code})
-    return Headers(headers=headers, retry=frozenset(found.retry), lines=found.lines)
 
 
 def defects_of(headers: Sequence[Json]) -> list[tuple[str, str, str, int]]:
