@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ecgecho.types import U8, Bool, ClipKind, EchoClip, Region
 
-Source = Literal["region+motion", "motion", "region", "brightness", "image"]
+Source = Literal["region+motion", "motion", "region+brightness", "brightness", "region", "image"]
 
 WORK_SIZE = 320
 """Longest side of the images on which evidence is gathered: averages out noise, and costs milliseconds."""
@@ -34,18 +34,30 @@ BLOCK, RINGING = 8, 0.06
 BRIGHT = 12
 MIN_AREA, MAX_AREA = 0.15, 0.85
 """Of the region (of the image, where there is none): a sector of 90 degrees fills 0.55 of its box."""
+SMALL_AREA, DENSE, MAIN_SHARE = 0.02, 0.5, 0.4
+"""A sector may be as small a part of the image, where so much of its hull moves, and it holds so much of all that moves."""
 MAX_GROWTH = 1.7
+CORE, FILLED, SPREAD_OUT = 1 / 16, 0.5, 1.03
+"""What juts out of the evidence, thinner than CORE of the image (a trace under the sector), may not make the hull larger by more
+than SPREAD_OUT unless evidence fills that much of what it adds."""
 TIP, MIN_OPENING = 0.06, 0.3
 """How far above the highest motion the tip may lie, in image heights; how fast the flanks must open: less is no sector."""
+HIGH_WIDEST = 0.4
+"""Of its height: where the widest row of a sector lies whose tip is below."""
 ECG_TRACE = 10
 """RegionDataType of a trace that has a region of its own."""
-MIN_OVERLAP = 0.85
-"""Of the moving pixels that a region in guessed coordinates must hold, to be believed."""
+MIN_OVERLAP, MIN_OVERLAP_STATED = 0.85, 0.6
+"""Of the moving pixels that regions must hold to be believed: in guessed coordinates, and in those of the file."""
 CHROMA = 28
 """Distance from the clip's own tint at which a pixel is drawn, not scanned; JPEG's chroma noise on speckle stays below 15."""
 SPREAD = 48
 """Greatest minus least channel, the same for a grey map."""
 MARGIN = 3
+WHITE = 100
+"""Least brightness of a white trace."""
+RIM = 0.02
+TRACE_WIDTH, TRACE_HEIGHT = 0.5, 0.33
+"""Of the picture: a trace is as wide and no taller."""
 TINT_BINS = 16
 MAX_COLOURED = 1 / 3
 """Of the sector: what a box may take; larger pieces are blanked by their own pixels."""
@@ -68,8 +80,8 @@ class Sector:
 def find_sector(clip: EchoClip) -> Sector:
     """One mask for the whole clip: the convex hull of what moves, inside the largest 2-D region.
 
-    Where motion is no evidence (too little, or nearly all of the box), the region alone; without one, the hull of what is
-    bright; else the image. Every step back is a defect.
+    Where motion is no evidence (too little, or nearly all of the box), the hull of what is lit; else the region, else the image.
+    Every step back is a defect.
     """
     shape = (clip.frames.shape[1], clip.frames.shape[2])
     defects: list[str] = []
@@ -77,24 +89,30 @@ def find_sector(clip: EchoClip) -> Sector:
     small = _small(clip.frames, clip.kind)
     share = _share_of_steps(small, STEP)
     scanned = _scanned(small, shape[1] / small.shape[2])
-    if box is not None and "region_rescaled" in clip.defects and _share_inside(share > MOVING_SHARE, box) < MIN_OVERLAP:
+    least = MIN_OVERLAP if "region_rescaled" in clip.defects else MIN_OVERLAP_STATED
+    evidence = (share > MOVING_SHARE) & scanned
+    judges = evidence.mean() >= SMALL_AREA
+    if box is not None and judges and _share_inside(evidence, _boxes(clip.regions, shape)) < least:
         defects.append("region_disagrees")
         box = None
-    hull = _hull((share > MOVING_SHARE) & scanned, shape, box)
+    hull = _hull(evidence, shape, box)
     # The dim flanks of a sector change by single levels; so does all of an image under a video codec, where this is too much.
     wide = _hull((_share_of_steps(small, 1) > MOVING_SHARE) & scanned, shape, box)
     if _area_fits(wide, box) and hull.sum() < wide.sum() <= MAX_GROWTH * hull.sum():
         hull = wide
     source: Source
-    if _area_fits(hull, box):
+    if _area_fits(hull, box) or (box is None and _is_small_sector(hull, evidence)):
         source, mask = "motion" if box is None else "region+motion", _with_tip(hull, box)
-    elif box is not None:
-        defects.append("motion_unclear")
-        source, mask = "region", box
     else:
         defects.append("motion_unclear")
-        source, mask = "brightness", _hull(small.mean(axis=0) > BRIGHT, shape, None)
-        if not _area_fits(mask, None):
+        lit = _hull(scanned, shape, box)
+        if not _area_fits(lit, box):
+            lit = _hull(small.mean(axis=0) > BRIGHT, shape, box)
+        if _area_fits(lit, box):
+            source, mask = "brightness" if box is None else "region+brightness", _with_tip(lit, box)
+        elif box is not None:
+            source, mask = "region", box
+        else:
             # A clip cropped to its sector, or a rectangular scan: nothing can be told from outside it.
             defects.append("sector_not_found")
             source, mask = "image", np.ones(shape, np.bool_)
@@ -117,11 +135,43 @@ def blank(frames: U8, sector: Sector, kind: ClipKind) -> U8:
         raise ValueError(f"frames of {frames.shape[1:3]} pixels and a sector of {sector.mask.shape}")
     kept = sector.mask
     if kind == "b_mode":
-        kept = kept & ~coloured_boxes(frames, sector.mask)
+        kept = kept & ~drawn_boxes(frames, sector.mask)
     result = np.zeros_like(frames)
     for source, target in zip(frames, result, strict=True):
         cv2.copyTo(source, kept.astype(np.uint8), target)
     return result
+
+
+def drawn_boxes(frames: U8, mask: Bool) -> Bool:
+    """(H, W), True inside the mask where a b_mode clip is blanked: coloured drawing, and the rows of a white trace."""
+    return (coloured_boxes(frames, mask) | _trace_band(frames, mask)) & mask
+
+
+def _trace_band(frames: U8, mask: Bool) -> Bool:
+    """The rows of a grey or white trace that runs beside the mask: what of it lies inside cannot be told from tissue."""
+    height, width = mask.shape
+    band = np.zeros(mask.shape, np.bool_)
+    # Of the least channel: a coloured trace has its own, narrower box.
+    ink = np.asarray(_brightest(frames) >= WHITE, np.uint8)
+    # The sector's own edge, where the mask is a little too small, is no ink.
+    ink[_grow(mask, max(3, round(RIM * max(height, width))))] = 0
+    count, _, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(ink, np.ones((3, 3), np.uint8)), connectivity=8)
+    for number in range(1, count):
+        _, y, wide, high = (int(value) for value in stats[number, :4])
+        rows = slice(max(y - MARGIN, 0), y + high + MARGIN)
+        if wide >= TRACE_WIDTH * width and high <= TRACE_HEIGHT * height and mask[rows].sum() <= MAX_COLOURED * mask.sum():
+            band[rows] = True
+    return band
+
+
+def _brightest(frames: U8) -> U8:
+    """(H, W) the greatest of the least channel in at most MAX_STEPS + 1 frames."""
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MAX_STEPS + 1)).round().astype(int))
+    high = np.zeros(frames.shape[1:3], np.uint8)
+    for index in chosen:
+        red, green, blue = cv2.split(frames[index])
+        high = np.asarray(cv2.max(high, cv2.min(cv2.min(red, green), blue)), np.uint8)
+    return high
 
 
 def coloured_boxes(frames: U8, mask: Bool) -> Bool:
@@ -164,6 +214,15 @@ def _drawn(frames: U8, tint: npt.NDArray[np.int16]) -> U8:
         spread = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
         widest = cv2.max(widest, spread)
     return np.asarray(widest > SPREAD, np.uint8)
+
+
+def _boxes(regions: tuple[Region, ...], shape: tuple[int, int]) -> Bool:
+    """All 2-D regions: a display may hold two sectors side by side."""
+    found = np.zeros(shape, np.bool_)
+    for region in regions:
+        if region.spatial_format == 1:
+            found[region.y0 : region.y1 + 1, region.x0 : region.x1 + 1] = True
+    return found
 
 
 def _box(regions: tuple[Region, ...], shape: tuple[int, int]) -> Bool | None:
@@ -225,13 +284,41 @@ def _hull(evidence: Bool, shape: tuple[int, int], box: Bool | None) -> Bool:
     filled = np.zeros(shape, np.uint8)
     if count > 1:
         largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-        points = cv2.findNonZero(small & (labels == largest))
-        if points is not None:
+        piece = np.asarray(labels == largest, np.uint8)
+        corners = _corners(small, piece)
+        if corners is not None:
             scale = np.array([shape[1] / size[0], shape[0] / size[1]])
-            corners = (cv2.convexHull(points).reshape(-1, 2) + 0.5) * scale - 0.5
-            cv2.fillConvexPoly(filled, corners.round().astype(np.int32), 1)
+            cv2.fillConvexPoly(filled, ((corners + 0.5) * scale - 0.5).round().astype(np.int32), 1)
     mask = filled.astype(np.bool_)
     return mask if box is None else mask & box
+
+
+def _corners(small: U8, piece: U8) -> npt.NDArray[np.int32] | None:
+    """(P, 2) the hull of the evidence in a piece, without what juts out thinly and makes it much larger."""
+    kernel = _disc(CORE * max(small.shape))
+    core = cv2.morphologyEx(
+        cv2.copyMakeBorder(piece, *[kernel.shape[0]] * 4, cv2.BORDER_CONSTANT, value=0), cv2.MORPH_OPEN, kernel
+    )
+    near = cv2.dilate(core, kernel)[kernel.shape[0] : -kernel.shape[0], kernel.shape[0] : -kernel.shape[0]]
+    whole, thick = cv2.findNonZero(small & piece), cv2.findNonZero(small & piece & near)
+    if whole is None or thick is None:
+        return None if whole is None else cv2.convexHull(whole).reshape(-1, 2)
+    hulls = [cv2.convexHull(points) for points in (whole, thick)]
+    masks = [cv2.fillConvexPoly(np.zeros_like(small), hull, 1) for hull in hulls]
+    added = masks[0] & (1 - masks[1])
+    juts = masks[0].sum() > SPREAD_OUT * masks[1].sum() and (small & piece & added).sum() < FILLED * added.sum()
+    return np.asarray(hulls[1 if juts else 0].reshape(-1, 2), np.int32)
+
+
+def _is_small_sector(hull: Bool, evidence: Bool) -> bool:
+    """A sector that fills little of the image: dense, and most of what moves."""
+    small = cv2.resize(hull.astype(np.uint8), (evidence.shape[1], evidence.shape[0]), interpolation=cv2.INTER_NEAREST) > 0
+    inside = int((evidence & small).sum())
+    return (
+        SMALL_AREA * small.size <= small.sum() <= MAX_AREA * small.size
+        and inside >= DENSE * small.sum()
+        and inside >= MAIN_SHARE * evidence.sum()
+    )
 
 
 def _with_tip(hull: Bool, box: Bool | None) -> Bool:
@@ -241,7 +328,8 @@ def _with_tip(hull: Bool, box: Bool | None) -> Bool:
     right = hull.shape[1] - 1 - hull[rows, ::-1].argmax(axis=1)
     widest = int((right - left).argmax())
     upper, lower = round(0.15 * widest), round(0.7 * widest)
-    if lower - upper < 4:
+    # Widest near the top: a sector that stands on its tip.
+    if lower - upper < 4 or widest < HIGH_WIDEST * len(rows):
         return hull
     rise = float(rows[lower] - rows[upper])
     slopes = (left[lower] - left[upper]) / rise, (right[lower] - right[upper]) / rise

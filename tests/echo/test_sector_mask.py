@@ -176,7 +176,10 @@ def test_a_region_of_an_ecg_trace_is_cut_out():
 def test_a_still_heart_falls_back_to_its_region_then_to_brightness_then_to_the_image_and_says_so():
     mask, box = fan()
     frames = speckle(mask, moving=False)
-    with_region = find_sector(clip_of(frames, regions=(box,)))
+    lit = find_sector(clip_of(frames, regions=(box,)))
+    assert (lit.source, lit.defects) == ("region+brightness", ("motion_unclear",))
+    assert agreement(lit.mask, mask) > 0.9
+    with_region = find_sector(clip_of(np.zeros_like(frames), regions=(box,)))
     assert (with_region.source, with_region.defects) == ("region", ("motion_unclear",))
     assert with_region.mask.sum() == (box.x1 - box.x0 + 1) * (box.y1 - box.y0 + 1)
     bright = find_sector(clip_of(frames))
@@ -191,6 +194,77 @@ def test_a_clip_cropped_to_its_sector_keeps_all_of_it():
     frames = speckle(mask)[:, box.y0 : box.y1 + 1, box.x0 : box.x1 + 1]
     sector = find_sector(clip_of(frames))
     assert agreement(sector.mask, mask[box.y0 : box.y1 + 1, box.x0 : box.x1 + 1]) > 0.9
+
+
+def test_what_moves_denies_a_region_of_the_file_that_holds_little_of_it():
+    mask, _ = fan()
+    frames = speckle(mask)
+    wrong = Region(x0=0, y0=0, x1=60, y1=149, spatial_format=1, data_type=1)
+    found = find_sector(clip_of(frames, regions=(wrong,)))
+    assert (found.source, found.defects) == ("motion", ("region_disagrees",))
+    assert agreement(found.mask, mask) > 0.9
+    # Two sectors side by side, each with its region: the larger one is taken, and neither denied.
+    both = np.concatenate([frames, frames[:, :, 20:180]], axis=2)
+    wide = np.concatenate([mask, mask[:, 20:180]], axis=1)
+    regions = tuple(Region(x0=a, y0=0, x1=b, y1=149, spatial_format=1, data_type=1) for a, b in ((0, 199), (200, 359)))
+    sector = find_sector(clip_of(both, regions=regions))
+    assert (sector.source, sector.defects) == ("region+motion", ())
+    assert agreement(sector.mask[:, :200], wide[:, :200]) > 0.9
+    assert not sector.mask[:, 200:].any()
+
+
+def test_a_sector_that_fills_a_corner_of_the_picture_is_found_without_a_region():
+    mask, _ = fan()
+    frames = np.zeros((16, 400, 560, 3), np.uint8)
+    frames[:, 30:180, 40:240] = speckle(mask)
+    whole = np.zeros((400, 560), bool)
+    whole[30:180, 40:240] = mask
+    sector = find_sector(clip_of(frames))
+    assert (sector.source, sector.defects) == ("motion", ())
+    assert agreement(sector.mask, whole) > 0.9
+
+
+def test_a_sector_that_stands_on_its_tip_is_not_given_another():
+    mask, _ = fan()
+    frames = speckle(mask)[:, ::-1]
+    assert agreement(find_sector(clip_of(np.ascontiguousarray(frames))).mask, mask[::-1]) > 0.93
+
+
+def scrolled(frames, *, top, base):
+    """A white trace over the whole width that moves by 9 pixels a frame; its R waves reach from `base` up to `top`."""
+    drawn, x = frames.copy(), np.arange(frames.shape[2])
+    for t, frame in enumerate(drawn):
+        wave = np.exp(-0.5 * (((x + 9 * t) % 60 - 30) / 2.0) ** 2)
+        y = base - (base - top) * wave
+        points = np.stack([x, y], 1).round().astype(np.int32)[:, None]
+        cv2.polylines(frame, [points], False, (235, 235, 235), 1, cv2.LINE_AA)
+    return drawn
+
+
+def test_a_white_trace_that_reaches_into_the_sector_is_blanked_there_by_its_rows():
+    mask, box = fan()
+    clean = speckle(mask, 20)
+    drawn = scrolled(clean, top=104, base=140)
+    for regions in ((box,), ()):
+        sector = find_sector(clip_of(drawn, regions=regions))
+        seen = blank(drawn, sector, "b_mode")
+        ink = np.abs(drawn.astype(int) - clean).max(axis=3) > 60
+        assert ink[:, mask].any()
+        assert (ink & seen.any(axis=3)).sum() <= 0.02 * ink.sum()
+        np.testing.assert_array_equal(seen[:, 30:95], drawn[:, 30:95] * sector.mask[30:95, :, None])
+    # In a colour clip, whose drawing is not blanked, only what lies outside goes.
+    assert blank(drawn, sector, "colour")[:, 104:118].any()
+
+
+def test_short_or_tall_drawing_outside_blanks_nothing_inside():
+    mask, box = fan()
+    frames = speckle(mask)
+    plain = frames.copy()
+    frames[:, 20:140, 196:198] = 235
+    frames[:, 130:136, 2:50] = 235
+    frames[:, :, 0] = frames[:, :, -1] = frames[:, 0] = frames[:, -1] = 255
+    sector = find_sector(clip_of(frames, regions=(box,)))
+    np.testing.assert_array_equal(blank(frames, sector, "b_mode"), plain * sector.mask[..., None])
 
 
 @settings(max_examples=60, deadline=None)
