@@ -60,12 +60,15 @@ _MARK = re.compile(
     r"|(?:as|ar|ai|mr|ms|tr|ts|pr|pi|ps|ph|pa)\b|infero|posterior|restrictive|cavity|chamber|thick|fxn)"
 )
 _STOP = re.compile(r"[.!?](?=\s)|;(?=\s)")
-_NO_STOP = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|vs|approx|est|mod|Mod|sev|Sev|incl|a\.m|p\.m|i\.e|e\.g)\.$")  # "MR." may end a sentence
+_NO_STOP = re.compile(
+    r"\b(?:Dr|Mr|Mrs|Ms|vs|approx|est|mod|Mod|sev|Sev|incl|a\.m|p\.m|i\.e"
+    r"|e\.g)\.$"
+)  # "MR." may end a sentence
 
 
 def _sentences(text: str) -> Iterator[_Sentence]:
     """Sentences that may speak of the heart."""
-    plain = text.translate(_PLAIN)
+    plain = _BLANK.sub(lambda match: "_" * len(match[0]), text).translate(_PLAIN)
     low = plain.lower()
     if len(low) != len(plain):  # some capitals become two letters
         low = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in plain)
@@ -94,6 +97,8 @@ def _sentences(text: str) -> Iterator[_Sentence]:
                 )
 
 
+_BLANK = re.compile(r"\[\*\*[^\]\n]{0,60}\*\*\]")
+"""How MIMIC-II and -III blank names and dates; MIMIC-IV writes ___."""
 _PLAIN = {ord(letter): " " for letter in "\n\r\t\f\v\xa0"} | {
     ord(letter): plain for letters, plain in (("–—−‐‑", "-"), ("’‘", "'")) for letter in letters
 }
@@ -355,10 +360,10 @@ _LINK = (
     r"|lvef|ef|per|with|an|a|than|prior"
     r"|previously|previous|new|newly|global|borderline|mild|severe|moderate|likely|confirmed|remaining|which|falls?"
     r"|drops?|drop|rises?|stays?|persistently|again"
-    r"|last|year)\b\.?|_{2,5}|\d{1,2}/\d{1,2}(?:/\d{2,4})?(?![\d%])|\b(?:19|20|21)\d\d\b){0,24}?"
+    r"|last|year)\b\.?|_{2,60}|\d{1,2}/\d{1,2}(?:/\d{2,4})?(?![\d%])|\b(?:19|20|21)\d\d\b){0,24}?"
 )
 _FRACTION_NAME = (
-    r"(?<![a-z])(?:(?:lv|left ventricular)[\s-]{0,2})?(?:lvef|ef|ejection[\s-]{1,2}fraction"
+    r"(?<![a-z])(?:(?:lv|left ventricular)[\s-]{0,2})?(?:lvef|ef|ejection[\s-]{1,2}fr\w{0,3}tion"
     r"|ej(?:ect)?\.? fr(?:action|xn)?)(?![a-z])(?!\s?slope)"
 )
 _FRACTION = re.compile(rf"(?P<name>{_FRACTION_NAME})(?P<link>{_LINK}){_VALUE}")
@@ -634,6 +639,11 @@ _NORMAL_BEFORE = re.compile(rf"\b(?:normal|nl){_ITEMS}")
 _NORMAL_AFTER = re.compile(
     rf"\b{_ITEM}{_ITEMS}(?:\s{{1,2}}(?:is|are|was|were|appears?)|\s?:)\s(?:all\s|both\s|within\s|grossly\s){{0,2}}normal"
 )
+_NORMAL_SIZE = re.compile(
+    r"\b(?P<which>left ventric\w*|lv|right ventric\w*|rv)(?:\s(?:cavity|chamber))?(?:\ssize)?\s(?:(?:is|was|appears"
+    r"|has)\s)?(?:of\s)?"
+    r"normal(?:\sin)?[\s-]sized?(?P<function>\s(?:and|with)\s(?:normal\s)?(?:systolic\s)?(?:function|fxn))?"
+)
 _PARTS = re.compile(
     r"(?P<thick>wall\s(?:thickness|thicknesses)\b)|(?P<free>free wall motion)|(?P<motion>wall motion)|(?P<size>(?:cavity"
     r"|chamber|ventricular|lv|rv)\s(?:chamber\s|cavity\s)?(?:sizes?|dimensions?))"
@@ -658,6 +668,11 @@ def _normal_lists(sentence: _Sentence) -> list[_Hit]:
                     found.append(
                         _Hit(name=name, form="absent", low=0, high=0, start=part.start(), end=part.end(), asked=match.start())
                     )
+    for match in _NORMAL_SIZE.finditer(low):
+        side = "rv" if match["which"].startswith("r") else "lv"
+        for name in (f"{side}_dilation", f"{side}_function") if match["function"] else (f"{side}_dilation",):
+            place = (match.start(), match.end())
+            found.append(_Hit(name=name, form="absent", low=0, high=0, start=place[0], end=place[1], asked=place[0]))
     return found
 
 
@@ -778,10 +793,6 @@ _CHAMBER = re.compile(
     r"|esophagus|veins?|colon|prostate|thyroid|lymph\w*|nodes?|liver|spleen|ventricles|kidneys?|ureter\w*|renal|pelvis"
     r"|pulmonary)|(?P<cavity>cavity|chamber))\b"
 )
-_NORMAL_SIZE = re.compile(
-    r"\b(?:left ventricle|left ventricular (?:cavity|chamber)|lv(?: cavity| chamber)?)\s(?:size\s)?(?:is|was"
-    r"|appears)\s(?:of\s)?normal(?:\sin|[\s-]size)"
-)
 
 
 def _dilation(sentence: _Sentence) -> list[_Hit]:
@@ -815,6 +826,7 @@ def _dilation(sentence: _Sentence) -> list[_Hit]:
 _MOTION = re.compile(
     r"\b(?:hypo|a|dys)(?:kinesis|kinetic)\b|\bs?[rf]?wmas?\b|\bwall[\s-]motion\sabnormalit(?:y|ies)\b"
     r"|\babnormal\s(?:septal\s)?wall\smotion\b"
+    r"|\b(?:inferior|anterior|lateral|septal|apical|posterior|basal|global|regional|wall|diffuse)\s(?:hypo|a|dys)kinesia\b"
 )
 
 
@@ -851,7 +863,8 @@ _NOT_SHORT_AFTER = re.compile(
     r"|angio\w*|imaging|gradient|velocity|peak|contin|interval|segment|above|soon|part|an?\b|the\b)",
 )
 _VALVE_DISEASE = re.compile(
-    r"(?<!other )(?<!other significant )\b(?:valv(?:e|ular)|valvular heart)\s{1,2}(?:disease|abnormalit(?:y|ies)|dysfunction|pathology|lesions?|dz|dysfxn"
+    r"(?<!other )(?<!other significant )\b(?:valv(?:e|ular)|valvular heart)\s{1,2}(?:disease|abnormalit(?:y|ies)"
+    r"|dysfunction|pathology|lesions?|dz|dysfxn"
     r"|defects?)\b|\bvalvulopathy\b|\bvalvular (?:stenosis|regurgitation)\b"
 )
 _ECHOISH = re.compile(
@@ -1067,13 +1080,13 @@ _MASKED = re.compile(
     r"|\b(?:no|without)\s(?:known\s)?(?:prior|previous|old)\b|\bprior to\b|\bpreviously (?:healthy|well)\b"
 )
 _DATE = (
-    r"(?:_{2,5}|\d{1,2}/(?:\d{1,2}/)?\d{2,4}\b|(?:19|20|21)\d\d\b|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov"
+    r"(?:_{2,60}|\d{1,2}/(?:\d{1,2}/)?\d{2,4}\b|(?:19|20|21)\d\d\b|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov"
     r"|dec)[a-z]{0,6}\b)"
 )
 _PAST = re.compile(
     r"\b(?:prior|previous(?:ly)?|last known|known|old|remote|h/o|hx of|history of|past|baseline|formerly|osh"
     r"|outside hospital|outside|most recent prior"
-    r"|(?:\d{1,3}|_{2,5})\s?-?(?:year[s]?|yr)[- ]old|y/?o|last (?:tte|echo|ef|lvef|year|month|week|admission|measured"
+    r"|(?:\d{1,3}|_{2,60})\s?-?(?:year[s]?|yr)[- ]old|y/?o|last (?:tte|echo|ef|lvef|year|month|week|admission|measured"
     r"|checked|documented)|in the past|(?:years|months|weeks) ago"
     r"|at that time|initially|old records)\b"
     rf"|\b(?:in|from|since|as of|dated|dating from)\s(?:early\s|late\s|mid-?)?{_DATE}"
@@ -1135,7 +1148,8 @@ _DOUBT_AFTER = re.compile(
 )
 _OTHER_SOURCE = {
     "lvef": re.compile(r"\b(?:nuclear|p-?mibi|mibi|spect|pet|muga|cmr|(?:cardiac )?mri|cardiac mr|ventriculogra\w+"
-    r"|lv ?gram|left ventriculography|stress mibi|perfusion (?:study|imaging)|gated|catheterization report)\b"),
+    r"|lv ?gram|left ventriculography|stress mibi|perfusion (?:study|imaging)|gated|catheterization report"
+    r"|cath\w*\b[^.;]{0,40}\b(?:revealed|showed|shows|demonstrated))\b"),
     "lvh": re.compile(r"\b(?:ekg|ecg|electrocardiogram|voltage|strain pattern|st-t|cmr|mri|tele(?:metry)?)\b"),
     "pasp_mmhg": re.compile(r"\b(?:rhc|right heart cath\w*|cath\w*|swan|wedge|pcwp)\b"),
     "ph": re.compile(r"\b(?:rhc|right heart cath\w*|cta?\b|cath\w*)\b"),
@@ -1143,7 +1157,7 @@ _OTHER_SOURCE = {
     "lv_dilation": re.compile(r"\b(?:cta?|cxr|mri|cmr|x-?ray|nuclear|mibi|ekg|ecg)\b"),
     "rv_dilation": re.compile(r"\b(?:cta?|cxr|mri|cmr|x-?ray)\b"),
 }  # fmt: skip
-_OTHER_SOURCE |= {name: _OTHER_SOURCE["lvef"] for name in ("lv_function", "wall_motion", "rv_function")}
+_OTHER_SOURCE |= {name: _OTHER_SOURCE["lvef"] for name in ("lv_function", "wall_motion", "rv_function", "as", "mr")}
 _STRESS = re.compile(r"\b(?:post[- ]?stress|peak[- ]?stress|stress|peak|exercise|post[- ]exercise)\s{0,2}(?:lv)?$")
 _ECHO_SOURCE = re.compile(r"\b(?:tte|tee|echo\w{0,12}|transthoracic|transesophageal|ultrasound)\b")
 _STRAIN_AFTER = re.compile(r"\s{0,2}(?:with|w/|by|and)\s{0,2}(?:strain|voltage|repol|ecg|ekg|lvh criteria)")

@@ -145,6 +145,11 @@ PASSAGES: list[tuple[str, Ends]] = [
     ("possible mild LVH", {}),
     ("Mother with severe aortic stenosis.", {}),
     ("Mr. ___ has MR.", {}),
+    ("Echo in [**2190-3-2**] with EF 60% and mild MR.", {}),
+    ("The left ventricle is normal in size. RV normal size and function.",
+     {"lv_dilation": ABSENT, "rv_dilation": ABSENT, "rv_function": ABSENT}),
+    ("Cardiac catheterization showed severe AS and an EF of 30%.", {}),
+    ("Wall motion: normal. Aortic valve: no stenosis or regurgitation.", {"wall_motion": ABSENT, "as": ABSENT, "ar": ABSENT}),
     ("no renal artery stenosis; normal liver function", {}),
 ]  # fmt: skip
 
