@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from ecgecho.io.files import read_bytes
 from ecgecho.io.leads import canonical_lead
 from ecgecho.types import EcgRecord, EcgSource, ItemError
@@ -116,16 +114,13 @@ def _read_xml(path: Path, source: EcgSource) -> EcgRecord:
 
 
 def _cut(record: EcgRecord, source: EcgSource, path: Path) -> EcgRecord:
+    """The excerpt of a recording without gaps: whether a lead is usable does not depend on the part."""
     from ecgecho.io.excerpt import samples_of
 
     first, last, defects = samples_of(source, record.fs_hz, record.signal.shape[1], path.name)
     if last - first == record.signal.shape[1] and not defects:
         return record
-    signal = record.signal[:, first:last].copy()
-    # A lead with a gap elsewhere is whole here; one whose electrode was off is not.
-    gap = ~np.isfinite(record.signal).all(axis=1)
-    valid = np.where(gap, np.isfinite(signal).all(axis=1), record.lead_valid)
-    return replace(record, signal=signal, lead_valid=valid, defects=(*record.defects, *defects))
+    return replace(record, signal=record.signal[:, first:last].copy(), defects=(*record.defects, *defects))
 
 
 def _named(record: EcgRecord, source: EcgSource, path: Path) -> EcgRecord:
