@@ -132,7 +132,7 @@ _WORD = (
     r"|critical(?:ly)?|profound(?:ly)?|significant(?:ly)?|hemodynamically significant|small|large|massive|torrential)\b\.?"
     r"|(?<![\d.])[1-4]\s?(?:-\s?[1-4]\s?)?\+)"
 )
-_GRADE = rf"{_WORD}(?:\s{{0,2}}(?:-|/|to\b|or\b|and\b)\s{{0,2}}(?:at\smost\s)?{_WORD})?(?:\s{{0,2}}\(\s?(?:{_WORD})\s?\))?"
+_GRADE = rf"{_WORD}(?:\s{{0,2}}(?:-to-|-|/|to\b|or\b|and\b)\s{{0,2}}(?:at\smost\s)?{_WORD})?(?:\s{{0,2}}\(\s?(?:{_WORD})\s?\))?"
 _STEPS = {
     "trace": (0.5, 0.5), "trivial": (0.5, 0.5), "tiny": (0.5, 0.5), "minimal": (0.5, 0.5), "physiologic": (0.5, 0.5),
     "mild": (1.0, 1.0), "small": (1.0, 1.0), "mod": (2.0, 2.0), "sev": (3.0, 3.0), "marked": (3.0, 3.0),
@@ -273,7 +273,10 @@ def _denied(low: str, start: int, graded: bool) -> str:
         return "more than"
     if last[0] == "not" and len(gap.split()) > 2:
         return ""
-    if _DENY_ENDS.search(gap) or (graded and ("," in gap or " and " in gap or " or " in gap and _GRADE_HEAD.search(gap) is None)):
+    if _DENY_ENDS.search(gap):
+        return ""
+    # "no AS, mild MR" denies the first alone, "no AS or significant MR" both.
+    if graded and ("," in gap or " and " in gap) and not gap.rstrip().endswith(" or"):
         return ""
     return "no"
 
@@ -360,7 +363,7 @@ _LINK = (
     r"|lvef|ef|per|with|an|a|than|prior"
     r"|previously|previous|new|newly|global|borderline|mild|severe|moderate|likely|confirmed|remaining|which|falls?"
     r"|drops?|drop|rises?|stays?|persistently|again"
-    r"|last|year)\b\.?|_{2,60}|\d{1,2}/\d{1,2}(?:/\d{2,4})?(?![\d%])|\b(?:19|20|21)\d\d\b){0,24}?"
+    r"|last|year|baseline)\b\.?|_{2,60}|\d{1,2}/\d{1,2}(?:/\d{2,4})?(?![\d%])|\b(?:19|20|21)\d\d\b){0,24}?"
 )
 _FRACTION_NAME = (
     r"(?<![a-z])(?:(?:lv|left ventricular)[\s-]{0,2})?(?:lvef|ef|ejection[\s-]{1,2}fr\w{0,3}tion"
@@ -760,6 +763,9 @@ _OTHER_WALL = re.compile(
 )
 
 
+_NORMAL_THICKNESS = re.compile(r"\b(?:septum|posterior wall|lv walls?)\b[^.;:]{0,40}\bnormal\s(?:wall\s)?thickness")
+
+
 def _hypertrophy(sentence: _Sentence) -> list[_Hit]:
     low, found = sentence.low, []
     for match in _HYPERTROPHY.finditer(low):
@@ -767,6 +773,10 @@ def _hypertrophy(sentence: _Sentence) -> list[_Hit]:
             match["words"] or ""
         ).startswith("right"):
             found.append(_need(_graded(sentence, "lvh", match.start(), match.end())))
+    for match in _NORMAL_THICKNESS.finditer(low):
+        if _OTHER_WALL.search(low, max(match.start() - 24, 0), match.start()) is None:
+            place = (match.start(), match.end())
+            found.append(_Hit(name="lvh", form="absent", low=0, high=0, start=place[0], end=place[1], asked=place[0]))
     for match in _THICKNESS.finditer(low):
         if _OTHER_WALL.search(low, max(match.start() - 24, 0), match.start()):
             continue
