@@ -27,7 +27,6 @@ Source: the release's README; shared/specs/datasets.md section 6. Nothing here w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -49,16 +48,17 @@ SAMPLES, LEADS = 2500, 12
 SPLITS = ("train", "val", "test", "no_split")
 SEXES = {"male": "male", "female": "female"}
 
-VALVE = {"none": 0, "mild": 1, "moderate": 2, "severe": 3}
-GRADES: dict[str, dict[str, int]] = {
+VALVE = ("none", "mild", "moderate", "severe")
+GRADES: dict[str, tuple[str, ...]] = {
     "aortic_stenosis_value": VALVE,
     "aortic_regurgitation_value": VALVE,
     "mitral_regurgitation_value": VALVE,
     "tricuspid_regurgitation_value": VALVE,
     "pulmonary_regurgitation_value": VALVE,
-    "rv_systolic_function_value": {"normal": 0, "mildly_reduced": 1, "moderately_reduced": 2, "severely_reduced": 3},
-    "pericardial_effusion_value": {"none": 0, "trace": 1, "small": 2, "moderate": 3, "large": 4},
+    "rv_systolic_function_value": ("normal", "mildly_reduced", "moderately_reduced", "severely_reduced"),
+    "pericardial_effusion_value": ("none", "trace", "small", "moderate", "large"),
 }
+"""A word's place is its grade."""
 PRESUMED = "presumed none"
 GRADED_FLAGS = {
     "aortic_stenosis_moderate_or_greater_flag": ("aortic_stenosis_value", 2),
@@ -291,13 +291,9 @@ def _labels(reading: Reading, rows: pa.Table) -> list[pa.Table]:
     add(
         "echonext.tr_max_gte_32", checked("tr_max_gte_32_flag", velocity >= 3.2, known), None, "flag, where the velocity is given"
     )
-    for name, grade in grades.items():
-        add(
-            f"echonext.{name.removesuffix('_value')}",
-            grade,
-            "grade",
-            ", ".join(f"{n} {word}" for word, n in GRADES[name].items()),
-        )
+    for name, words_of in GRADES.items():
+        scale = ", ".join(f"{grade} {word}" for grade, word in enumerate(words_of))
+        add(f"echonext.{name.removesuffix('_value')}", grades[name], "grade", scale)
     for flag, (name, least) in GRADED_FLAGS.items():
         value = checked(flag, grades[name] >= least, np.isfinite(grades[name]))
         add(f"echonext.{flag.removesuffix('_flag')}", value, None, f"flag, where {name} is given and not presumed")
@@ -308,9 +304,8 @@ def _labels(reading: Reading, rows: pa.Table) -> list[pa.Table]:
 
 def _grades(reading: Reading, name: str, text: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     """0 and up; NaN where nothing was assessed, or only presumed."""
-    words: Sequence[str] = list(GRADES[name])
     word = pc.utf8_lower(text)
-    found = pc.index_in(word, value_set=pa.array(words)).cast(pa.float64())  # the words stand in the order of their grades
+    found = pc.index_in(word, value_set=pa.array(GRADES[name])).cast(pa.float64())
     presumed = int(pc.sum(pc.equal(word, PRESUMED)).as_py() or 0)
     reading.defect("metadata", "presumed_none", f"{name}: presumed, not assessed; left out", presumed)
     reading.defect("metadata", "unknown_word", f"{name}: left out", found.null_count - text.null_count - presumed)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from code15_tree import COLUMNS, EXAMS, PARTS, SHORT, row, write_code15, write_exams, write_part
 
-from ecgecho import pairs
+from ecgecho import keys, pairs
 from ecgecho.catalog import IndexOptions
 from ecgecho.datasets import code15
 from ecgecho.io import read_ecg
@@ -140,13 +140,29 @@ def test_a_damaged_part_leaves_only_its_own_exams_out(root, tmp_path, kind):
     assert defects(made)["ecgs", "no_waveforms"] == 3
 
 
-def test_tracings_of_another_shape_and_links_to_other_files_are_refused(root, tmp_path):
+@pytest.mark.parametrize("way", ["link", "raw file", "virtual"])
+def test_ids_that_lie_in_another_file_are_not_read(root, tmp_path, way):
+    write_part(tmp_path / "elsewhere.hdf5", PARTS["exams_part13.hdf5"])
+    (tmp_path / "raw").write_bytes(np.array(PARTS["exams_part13.hdf5"], np.int64).tobytes())
     with h5py.File(root / "exams_part13.hdf5", "a") as file:
         del file["exam_id"]
-        file["exam_id"] = h5py.ExternalLink(str(root / "exams_part0.hdf5"), "/exam_id")
-    with h5py.File(root / "exams_part0.hdf5", "a") as file:
-        del file["tracings"]
-        file["tracings"] = np.zeros((4, 4096, 8), "f4")
+        if way == "link":
+            file["exam_id"] = h5py.ExternalLink(str(tmp_path / "elsewhere.hdf5"), "/exam_id")
+        elif way == "raw file":
+            file.create_dataset("exam_id", (3,), "i8", external=[(str(tmp_path / "raw"), 0, 24)])
+        else:
+            layout = h5py.VirtualLayout((3,), "i8")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "elsewhere.hdf5"), "exam_id", (3,))
+            file.create_virtual_dataset("exam_id", layout)
+        assert file["exam_id"][0] == 271011
+    assert sorted(rows_of(index(root, tmp_path / "cat"))) == ["1169160", "168405", "2873686"]
+
+
+def test_tracings_of_another_shape_are_refused(root, tmp_path):
+    for name, ids in PARTS.items():
+        with h5py.File(root / name, "a") as file:
+            del file["tracings"]
+            file["tracings"] = np.zeros((len(ids), 4096, 8), "f4")
     with pytest.raises(UserError, match="no exam of exams.csv is in the parts"):
         index(root, tmp_path / "cat")
 
@@ -195,3 +211,12 @@ def test_a_changed_table_does_not_open_the_parts_again(root, tmp_path, monkeypat
     assert index(root, tmp_path / "cat").unchanged
     with_changes(root, {384368: {"AF": "False"}})
     assert labels(index(root, tmp_path / "cat"))["384368", "code15.AF"] == 0
+
+
+def test_ids_of_exams_are_kept_nowhere_beside_pseudonyms(root, tmp_path):
+    keys.make(tmp_path / "key")
+    options = IndexOptions(workers=0, pseudonymise=str(tmp_path / "key"))
+    made = code15.build(code15.Config()).index(root, tmp_path / "cat", options=options)
+    assert made.ecgs.num_rows == 5
+    for file in made.path.iterdir():
+        assert b"2873686" not in file.read_bytes()

@@ -137,6 +137,19 @@ def test_an_unknown_word_is_counted_and_no_grade(root, tmp_path):
     assert defects(made)["metadata", "presumed_none"] == 1
 
 
+def test_every_word_of_a_grade_has_its_number(root, tmp_path):
+    words = {"e10": ("mild", "mildly_reduced", "trace"), "e40": ("moderate", "moderately_reduced", "large")}
+    columns = ("tricuspid_regurgitation_value", "rv_systolic_function_value", "pericardial_effusion_value")
+    write_table(root / TABLE, rows_of((key, dict(zip(columns, said, strict=True))) for key, said in words.items()))
+    found = labels(index(root, tmp_path / "cat"))
+    names = [f"echonext.{name.removesuffix('_value')}" for name in columns]
+    assert [found["e10", name] for name in names] == [1, 1, 1]
+    assert [found["e40", name] for name in names] == [2, 2, 4]
+    assert [found["e20", name] for name in names] == [0, 0, 0]
+    assert found["e20", "echonext.aortic_stenosis"] == 3
+    assert ("e40", "echonext.rv_systolic_dysfunction_moderate_or_greater") not in found  # its flag says 0
+
+
 def test_a_name_in_capitals_and_other_column_orders_are_the_same(root, tmp_path):
     before = index(root, tmp_path / "cat")
     (root / TABLE).unlink()

@@ -183,6 +183,9 @@ def test_the_table_may_be_in_either_encoding_with_or_without_a_mark(root, tmp_pa
     for number, encoding in enumerate(("utf-8", "utf-8-sig", "latin-1")):
         write_people(root / "subject-info.csv", PATIENTS, encoding)
         assert labels(index(root, tmp_path / f"cat{number}")) == before
+    path = root / "subject-info.csv"
+    path.write_bytes(path.read_bytes().replace(b"'10:05:00'", b"\x81"))  # of neither encoding
+    assert labels(index(root, tmp_path / "odd")) == before
 
 
 def test_two_rows_of_a_patient_that_differ_are_refused_and_equal_ones_are_one(root, tmp_path):

@@ -49,6 +49,26 @@ def test_an_ecg_is_a_file_of_field_20205_with_the_time_in_it(root, tmp_path):
     assert sexes == {"1000037": "female", "2000011": "male", "2000022": "female"}
 
 
+@pytest.mark.parametrize(
+    ("day", "time"),
+    [
+        ("14</Day><Day>", datetime(2015, 6, 14, 9, 31, 5)),
+        ("", None),
+        ("14.5", None),
+        ("0", None),
+    ],
+)
+def test_a_day_that_is_none_gives_no_time(root, tmp_path, day, time):
+    (root / "10" / f"{FIRST}.xml").write_bytes(document(day=day))
+    assert index(root, tmp_path / "cat").ecgs["time"][0].as_py() == time
+
+
+def test_an_hour_without_minutes_is_that_hour(root, tmp_path):
+    content = document().replace(b"<Minute>31</Minute><Second>5</Second>", b"")
+    (root / "10" / f"{FIRST}.xml").write_bytes(content)
+    assert index(root, tmp_path / "cat").ecgs["time"][0].as_py() == datetime(2015, 6, 14, 9)
+
+
 def test_the_signal_of_an_ecg_is_that_of_its_file(root, tmp_path):
     made = index(root, tmp_path / "cat")
     for number, path in enumerate(made.ecgs["path"].to_pylist(), start=1):
@@ -69,7 +89,7 @@ def test_nothing_but_time_sex_and_measurements_leaves_the_file(root, tmp_path):
 
 
 def test_the_carts_measurements_are_labels_where_their_unit_is_known(root, tmp_path):
-    (root / "20" / "2000011_20205_2_0.xml").write_bytes(document(unit="Hz", rate="1"))
+    (root / "20" / "2000011_20205_2_0.xml").write_bytes(document(unit="1/s", rate="61"))
     found = labels(index(root, tmp_path / "cat"))
     assert found[FIRST, "uk_biobank.ventricular_rate"] == 61
     assert (found[FIRST, "uk_biobank.qtc_interval"], found[FIRST, "uk_biobank.r_axis"]) == (403, -12)
