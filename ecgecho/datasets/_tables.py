@@ -140,13 +140,15 @@ def read_table(
     words: Sequence[str] = (),
     delimiter: str = ",",
     encoding: str = "utf-8",
+    quoted_lines: bool = False,
 ) -> pa.Table:
     """The columns named, as trimmed strings; an optional one that the file lacks is null.
 
-    Those of `words` come as dictionaries in one chunk: few distinct values in millions of rows take four bytes each.
+    With `quoted_lines` a quoted field may hold line breaks. Those of `words` come as dictionaries in one chunk: few distinct
+    values in millions of rows take four bytes each.
     """
     names = _file_names(path, required, optional, delimiter, encoding)
-    options = _options(names, quoted_lines=False, delimiter=delimiter, encoding=encoding, words=words)
+    options = _options(names, quoted_lines=quoted_lines, delimiter=delimiter, encoding=encoding, words=words)
     try:
         table = arrow_csv.read_csv(path, **options)
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:

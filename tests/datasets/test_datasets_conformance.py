@@ -11,6 +11,7 @@ from mimic_tree import write_tree
 from music_tree import write_music
 from ptb_xl_tree import write_ptb_xl
 from snomed_tree import write_chapman, write_cpsc, write_georgia
+from tables_tree import write_tables
 from uk_biobank_tree import write_uk_biobank
 
 from ecgecho import catalog, pairs, plugins
@@ -29,9 +30,10 @@ TREES = {
     "mimic_iv": write_tree,
     "music": write_music,
     "ptb_xl": write_ptb_xl,
+    "tables": write_tables,
     "uk_biobank": write_uk_biobank,
 }
-OFFICIAL = {"camus", "echonet_dynamic", "echonet_lvh", "echonet_pediatric", "echonext", "ptb_xl"}
+OFFICIAL = {"camus", "echonet_dynamic", "echonet_lvh", "echonet_pediatric", "echonext", "ptb_xl", "tables"}
 """Datasets whose publisher made the splits."""
 
 
