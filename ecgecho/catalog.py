@@ -359,7 +359,7 @@ def write(
         raise UserError(f"{path} cannot be written: {error.strerror}. Free some space, or choose another --out.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return read(path)
+    return dataclasses.replace(fresh, path=path, meta=json.loads(json.dumps(about)))  # it was checked before it was renamed
 
 
 def unchanged(path: Path | str, inputs: Json) -> Catalog | None:

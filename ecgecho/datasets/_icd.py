@@ -139,7 +139,7 @@ def by_ecg(reading: Reading, part: str, lists: pa.ChunkedArray, column: str) -> 
 
 def labels(reading: Reading, coded: Coded, stay: I64, ecgs: pa.Table, wanted: Sequence[str], ccsr: Path | None) -> list[pa.Table]:
     """A table for each label; `stay` (N,) is that of each ECG, -1 where it has none."""
-    groups = _groups(reading, coded.codes, wanted, ccsr)
+    groups = _groups(reading, coded, wanted, ccsr)
     inside = np.flatnonzero(stay >= 0)
     silent = inside[~coded.coded[stay[inside]]]
     reading.defect("diagnoses", "not_coded", "ECGs of a stay without a code; not labelled", len(silent))
@@ -167,7 +167,7 @@ def labels(reading: Reading, coded: Coded, stay: I64, ecgs: pa.Table, wanted: Se
     return made
 
 
-def _groups(reading: Reading, codes: list[str], wanted: Sequence[str], ccsr: Path | None) -> dict[str, tuple[list[int], str]]:
+def _groups(reading: Reading, coded: Coded, wanted: Sequence[str], ccsr: Path | None) -> dict[str, tuple[list[int], str]]:
     """Label -> (places in `codes`, definition)."""
     tables: dict[str, dict[str, tuple[str, ...]]] = {"eee_table2": EEE_TABLE_2}
     if any(name.startswith("ccsr.") for name in wanted):
@@ -177,9 +177,9 @@ def _groups(reading: Reading, codes: list[str], wanted: Sequence[str], ccsr: Pat
             )
         tables["ccsr"] = read_ccsr(ccsr)
         known = {code for several in tables["ccsr"].values() for code in several}
-        absent = sum(bool(_CODE.match(code)) and code not in known for code in codes)
+        absent = sum(coded.codes[code] not in known for code in np.unique(coded.code))
         reading.defect("ccsr", "unknown_code", "distinct codes that the table does not have; in no category", absent)
-    place = {code: k for k, code in enumerate(codes)}
+    place = {code: k for k, code in enumerate(coded.codes)}
     found: dict[str, tuple[list[int], str]] = {}
     for name in wanted:
         group, _, rest = name.partition(".")

@@ -212,8 +212,8 @@ def _read(reading: Reading, part: str, studies: pa.Table | None) -> tuple[_Long,
         differs = codes != codes[first][report]
         if name == "subject_id" and differs.any():
             raise reading.refuse(
-                f"{path.name}: measurement_id {ids[int(report[np.argmax(differs)])]} stands with two subjects; two versions may be "
-                "mixed. Fetch the table again."
+                f"{path.name}: measurement_id {ids[int(report[np.argmax(differs)])]} stands with two subjects; two versions may "
+                "be mixed. Fetch the table again."
             )
         reading.defect(part, "time_differs", "another measurement_datetime within a report; the first is used", differs.sum())
     at = pa.array(first)
