@@ -54,6 +54,23 @@ def test_a_code_that_is_repeated_counts_once_and_two_codes_may_be_one_class(made
     assert named(made, "cinc2021.RBBB")["E10344"] == 1
 
 
+def test_a_code_inside_another_is_not_that_code_and_an_unknown_one_counts_once_a_record(tmp_path):
+    folder = tmp_path / "root"
+    write_record(folder, "E00001", dx="1637400201,426783006,1637400201")  # holds the digits of 6374002
+    write_record(folder, "E00002", dx="6374002")
+    made = index(folder)
+    assert named(made, "cinc2021.BBB") == {"E00001": 0, "E00002": 1}
+    assert [row["count"] for row in made.defects.to_pylist() if row["code"] == "code_unknown"] == [1]
+
+
+def test_records_of_other_cohorts_in_the_same_folder_are_left_alone(tmp_path):
+    for name in ("E00001", "A0001", "Q0001", "HR00001", "E000011"):
+        write_record(tmp_path / "root", name)
+    made = index(tmp_path / "root")
+    assert made.ecgs["ecg_id"].to_pylist() == ["E00001"]
+    assert defects(made)["headers", "other_headers"] == 4
+
+
 def test_ages_lengths_and_names_are_as_the_headers_say(made):
     assert named(made, "age_years") == {"E00001": 53, "E01000": 71, "E10344": 66}
     assert "record_name_differs" not in {code for _, code in defects(made)}  # E01000.mat in the header is E01000

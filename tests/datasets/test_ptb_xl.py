@@ -82,6 +82,12 @@ def test_a_statement_graded_below_the_threshold_is_neither_present_nor_absent(tm
     assert named(index(tmp_path / "root", min_likelihood=80), "ptbxl.superclass.NORM")["2"] == 1  # from 80 on
 
 
+@pytest.mark.parametrize("cell", ["{'IMI': 35.0, 'LMI': 100.0}", "{'LMI': 100.0, 'IMI': 35.0}"])
+def test_a_sure_statement_makes_its_class_sure_whatever_the_order(tmp_path, cell):
+    made = index(write_ptb_xl(tmp_path / "root", changed("39", scp_codes=cell)), min_likelihood=50)
+    assert named(made, "ptbxl.superclass.MI")["39"] == 1
+
+
 def test_a_statement_that_the_table_does_not_know_is_counted(made):
     assert defects(made)["scp_codes", "code_unknown"] == 1
     assert any("'XYZ'" in (row["detail"] or "") for row in made.defects.to_pylist())
