@@ -64,9 +64,12 @@ def read(path: Path, source: EcgSource) -> EcgRecord:
     data = read_bytes(path, offset=data_offset + 2 * channels * first, size=2 * channels * count)
     if len(data) < 2 * channels * count:
         raise ItemError("truncated", f"{path.name} became shorter while it was read")
-    signal = np.frombuffer(data, "<i2").reshape(count, channels).T * (np.array(resolution_nv[:channels]) * 1e-6)[:, None]
+    raw = np.frombuffer(data, "<i2").reshape(count, channels)
+    signal = np.empty((channels, count), np.float32)
+    for row, nv in enumerate(resolution_nv[:channels]):
+        np.multiply(raw[:, row], nv * 1e-6, out=signal[row], casting="unsafe")
     leads = [_NAMES.get(code, f"channel {place + 1}") for place, code in enumerate(codes[:channels])]
-    return record_of(path, leads, signal.astype(np.float32), fs_hz, defects=defects)
+    return record_of(path, leads, signal, fs_hz, defects=defects)
 
 
 def _i16(data: bytes, offset: int, count: int = 1) -> tuple[int, ...]:

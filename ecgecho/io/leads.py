@@ -109,7 +109,9 @@ def record_of(
     order = [*(name for name in STANDARD_LEADS if name in rows), *(name for name in rows if name not in STANDARD_LEADS)]
     if set(order) == set(leads):
         order = list(leads)
-    signal = np.stack([rows[name] for name in order]).astype(np.float32, copy=False)
+    # A Holter of a day is not copied.
+    as_is = isinstance(signal_mv, np.ndarray) and order == list(leads)
+    signal: F32 = np.asarray(signal_mv) if as_is else np.stack([rows[name] for name in order])
     finite = np.isfinite(signal)
     signal[~finite] = np.nan
     valid = np.asarray(finite.all(axis=1) & np.array([good[name] for name in order]))

@@ -27,6 +27,8 @@ from ecgecho.types import EcgRecord, EcgSource, ItemError
 
 MAX_BYTES = 16 << 20
 """A section holds at most 64 KiB a lead."""
+MAX_VALUES = 1 << 22
+"""Samples times leads: 5 minutes of 12 leads at 1 kHz."""
 MAX_TABLES, MAX_CODES, MAX_PREFIX = 64, 4096, 32
 DEFAULT_TABLE = 19999
 _HEADER = 16
@@ -124,6 +126,8 @@ def _leads(
     offset = 6 + 2 * num_leads
     if offset + sum(sizes) > len(section) or num_samples > 8 * min(sizes):
         raise ItemError("truncated", f"{path.name}: section {number} is too short for {num_leads} leads of {num_samples} samples")
+    if num_leads * num_samples > MAX_VALUES:
+        raise ItemError("too_large", f"{path.name}: {num_samples} samples of {num_leads} leads")
     rows = np.empty((num_leads, num_samples), np.int64)
     for row, size in enumerate(sizes):
         chunk = section[offset : offset + size]

@@ -26,7 +26,8 @@ from ecgecho.types import STANDARD_LEADS, EcgRecord, EcgSource, ItemError
 
 Counts = npt.NDArray[np.int64]
 VERSIONS = ("1.03", "1.04", "1.04.01", "1.04.02")
-MAX_SAMPLES = 1 << 20
+MAX_VALUES = 1 << 22
+"""Samples times leads: 5 minutes of 12 leads at 1 kHz."""
 _LIMB = STANDARD_LEADS[:6]
 _CODE_BITS = 10
 _LAST_CODE = (1 << _CODE_BITS) - 2
@@ -55,9 +56,9 @@ def read(path: Path, root: Element, source: EcgSource) -> EcgRecord:
         raise ItemError("unit_unknown", f"{path.name} says no resolution")
     fs_hz = rate(fs_hz, path)
     num_samples = round(duration_ms * fs_hz / 1000)
-    if not 0 < num_samples <= MAX_SAMPLES:
-        raise ItemError("damaged_header", f"{path.name}: {num_samples} samples a lead")
     leads = _labels(path, waves, signal)
+    if not 0 < num_samples * len(leads) <= MAX_VALUES:
+        raise ItemError("damaged_header", f"{path.name}: {num_samples} samples of {len(leads)} leads")
     signed = (waves.get("signalsigned") or xml.text(signal, "signalsigned") or "true").lower() != "false"
     method = (waves.get("compression") or waves.get("compressmethod") or "").strip().lower()
     flag = (waves.get("compressflag") or "").strip().lower()

@@ -118,6 +118,17 @@ def test_scp_files_that_cannot_be_trusted_are_refused(tmp_path, data, code):
     assert code_of(written(tmp_path, data, "ecg.scp")) == code
 
 
+def test_scp_and_sierra_files_of_too_many_samples_are_refused(tmp_path):
+    """A bit a sample: 4 MiB that would be 64 leads of half a million samples."""
+    chunk = b"\0" * 65534
+    counts = {f"{row}": np.zeros(1) for row in range(64)}
+    section = struct.pack("<HHBB", 5000, 2000, 2, 0) + struct.pack("<64H", *[len(chunk)] * 64) + chunk * 64
+    data = make.scp(counts, spans=dict.fromkeys(counts, (1, 500_000)), extra={6: section}.items())
+    assert code_of(written(tmp_path, data, "ecg.scp")) == "too_large"
+    long = make.sierra(counts_of(TWELVE, 300), duration_ms=10**6, fs=1000)
+    assert code_of(written(tmp_path, long, "ecg.xml")) == "damaged_header"
+
+
 def test_a_flipped_bit_of_an_scp_section_that_is_read_is_found(tmp_path):
     data = make.scp(EIGHT_COUNTS)
     rhythm = data.rindex(struct.pack("<HHB", 5000, 2000, 2))
