@@ -135,12 +135,12 @@ def check_contract(store: embed_cache.EmbeddingStore, path: str, contract: EcgCo
     if store.manifest.identity.get("contract_sha256") == digest(contract):
         return
     made = store.manifest.identity.get("contract")
-    wanted = to_json(contract)
+    wanted = {"unit": "mv", **to_json(contract)}
     if not made:
         found = "holds the ECGs as recorded"
     else:
-        fields = [k for k in {**wanted, **made} if made.get(k) != wanted.get(k)]  # a unit that is not mv is named, mv is not
-        found = "differs in " + ", ".join(f"{k} ({made.get(k)!r}, not {wanted.get(k)!r})" for k in fields)
+        made = {"unit": "mv", **made}  # to_json leaves out that one
+        found = "differs in " + ", ".join(f"{k} ({made.get(k)!r}, not {wanted[k]!r})" for k in wanted if made.get(k) != wanted[k])
     raise UserError(
         f"{path} is not made by the contract {contract.name!r} of this encoder: it {found}. "
         f"Make it with `ecgecho cache-ecg CATALOG --contract {contract.name} --out STORE`."

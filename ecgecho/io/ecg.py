@@ -49,8 +49,10 @@ def kind_of(path: Path) -> str:
     suffix = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
     by_name = _SUFFIXES.get(suffix.removesuffix(".gz"))
     # A .mat that has a header is a WFDB signal file, whose gain and leads stand in the header.
-    if by_name == "wfdb" or not path.exists() or path.is_dir() or (by_name == "mat" and path.with_suffix(".hea").exists()):
+    if by_name == "wfdb" or (by_name == "mat" and path.with_suffix(".hea").exists()):
         return "wfdb"
+    if not path.exists() or path.is_dir():
+        return by_name or "wfdb"
     head = read_bytes(path, size=_HEAD_BYTES, most=MOST_BYTES)
     if head[128:132] == b"DICM":
         return "dicom"

@@ -14,6 +14,7 @@ import pytest
 
 import embed_cache
 from ecgecho import cache, catalog, config
+from ecgecho.data.tables import check_contract
 from ecgecho.decode import EcgTask, decode_ecg, ecg_files, ecg_fingerprint, look_at_ecg
 from ecgecho.ecg.contract import LIMB
 from ecgecho.ecg.quantise import from_int16
@@ -164,6 +165,33 @@ def test_a_contract_in_z_scores_standardises_every_lead_whatever_the_unit(echone
     np.testing.assert_allclose(signal.std(axis=1), 1, atol=1e-3)
     np.testing.assert_array_equal(signal_of(tmp_path / "by_raw.zarr", "e0"), signal)
     np.testing.assert_allclose(signal_of(tmp_path / "mv.zarr", "e0"), signal, atol=2e-3)
+
+
+def test_no_encoder_in_millivolts_is_fed_from_a_store_in_z_scores(echonext, tmp_path):
+    path, _ = echonext
+    run(path, tmp_path / "z.zarr", replace(CONTRACT, unit="zscore"))
+    run(path, tmp_path / "raw.zarr")
+    with pytest.raises(UserError, match=r"unit \('zscore', not 'mv'\)"):
+        check_contract(embed_cache.open(tmp_path / "z.zarr"), "z.zarr", CONTRACT)
+    with pytest.raises(UserError, match="as recorded"):
+        check_contract(embed_cache.open(tmp_path / "raw.zarr"), "raw.zarr", CONTRACT)
+    check_contract(embed_cache.open(tmp_path / "z.zarr"), "z.zarr", replace(CONTRACT, unit="zscore"))
+
+
+def test_a_row_that_failed_is_not_tried_again_until_its_file_is_another(echonext, tmp_path, no_whole_file):
+    path, values = echonext
+    rows = [{"path": "EchoNext_val_waveforms.npy", "row": row, **ECHONEXT} for row in (0, ROWS, ROWS + 1)]
+    listed(tmp_path, [*rows, {"path": "gone.npy", "row": 0, **ECHONEXT}])
+    assert run(path, tmp_path / "raw.zarr").exit_status == 3
+    assert [reason for _, reason in sorted(index_of(tmp_path / "raw.zarr").values())][:3] == [
+        "missing_file",
+        *["row_outside"] * 2,
+    ]
+    assert run(path, tmp_path / "raw.zarr").already_done
+    np.save(tmp_path / "EchoNext_val_waveforms.npy", np.concatenate([values, values[:1]]))
+    again = run(path, tmp_path / "raw.zarr")
+    assert (again.by_status["ok"], again.by_status["failed"]) == (2, 2)
+    assert run(path, tmp_path / "raw.zarr").already_done
 
 
 def test_a_store_holds_one_unit_and_a_recording_in_the_other_fails(echonext, tmp_path):
