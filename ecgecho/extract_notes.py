@@ -104,7 +104,7 @@ def extract(
     """
     total = _count(catalog, source)
     wanted = total if limit is None else min(limit, total)
-    by = f"rules v{notes_rules.VERSION}" if server is None else f"model {server.model}, prompt v{notes_server.PROMPT_VERSION}"
+    by = f"rules v{notes_rules.VERSION}" if server is None else _model(server)
     _check_limit(catalog, out, source, wanted, limit)
     _check_columns(catalog, out)
     catalogs.check_place(out or catalog.path)
@@ -211,6 +211,12 @@ def with_labels(
 
 
 # ---- Reading
+
+
+def _model(server: Server) -> str:
+    # Some servers call a model by its path on their machine, which no catalog needs to know.
+    name = server.model.rstrip("/").rpartition("/")[2] if server.model.startswith(("/", "~", ".")) else server.model
+    return f"model {name}, prompt v{notes_server.PROMPT_VERSION}"
 
 
 def _count(catalog: Catalog, source: str) -> int:

@@ -218,6 +218,14 @@ def test_a_server_gives_labels_under_its_models_name_and_is_asked_once(tmp_path:
     assert folder.stat().st_mode & 0o077 == 0
 
 
+def test_a_model_that_is_called_by_its_path_is_told_by_its_name(tmp_path: Path) -> None:
+    with stub(reading) as told:
+        done = extract(made(tmp_path / "cat"), server=Server(url=told.url, model="/srv/secret/tiny-7b", timeout_s=5.0))
+    assert done.by == f"model tiny-7b, prompt v{PROMPT_VERSION}"
+    assert all("secret" not in str(row) for row in done.catalog.labels.to_pylist())
+    assert told.asked[0]["model"] == "/srv/secret/tiny-7b"
+
+
 def test_notes_without_an_answer_are_counted_and_asked_for_again(tmp_path: Path) -> None:
     broken = True
 
