@@ -23,12 +23,11 @@ import pyarrow.compute as pc
 
 from ecgecho import catalog
 from ecgecho.catalog import SCHEMAS, nearest
-from ecgecho.datasets import _icd, _measurements, _tables
+from ecgecho.datasets import _headers, _icd, _measurements, _tables
 from ecgecho.datasets._admissions import Admissions
 from ecgecho.datasets._indexing import Indexed, Reading, Spec, Tables
 from ecgecho.datasets._measurements import LVEF_MID, LVEF_NAMES, LVEF_PRIORITIES
-from ecgecho.io import scan_echo
-from ecgecho.types import I64, Json, UsageError, UserError
+from ecgecho.types import I64, UsageError, UserError
 
 DATASET = "mimic_iv"
 
@@ -300,26 +299,13 @@ def _studies(reading: Reading, clips: pa.Table) -> pa.Table | None:
     return rows.filter(pc.and_(here, pc.is_valid(_flat(rows["measurement_id"]))))
 
 
-def look(path: str) -> Json:
-    """Kind, frames and defects of one DICOM."""
-    header = scan_echo(path)
-    return {"kind": header.kind, "num_frames": header.num_frames, "defects": list(header.defects)}
-
-
 def _with_headers(reading: Reading, clips: pa.Table) -> pa.Table:
     paths = clips["path"].to_pylist()
-    seen = reading.scan("clips", paths, look)
-    number: dict[tuple[str, str], int] = {}
-    for header in seen.values():
-        for code in header["defects"]:
-            number[code, "header"] = number.get((code, "header"), 0) + 1
-        if header["kind"] not in (None, "b_mode"):
-            number[header["kind"], "no B-mode cine"] = number.get((header["kind"], "no B-mode cine"), 0) + 1
-    for (code, detail), count in sorted(number.items()):
-        reading.defect("clips", code, detail, count)
+    seen = _headers.scan_clips(reading, paths)
     nothing = {"kind": None, "num_frames": 0}  # no frames: a file that cannot be read is no cine
+    found = [seen[path] if path in seen and not seen[path]["code"] else nothing for path in paths]
     for name in nothing:
-        values = pa.array([seen.get(path, nothing)[name] for path in paths], SCHEMAS["clips"].field(name).type)
+        values = pa.array([header[name] for header in found], SCHEMAS["clips"].field(name).type)
         clips = clips.set_column(clips.column_names.index(name), name, values)
     return clips
 
