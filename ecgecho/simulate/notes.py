@@ -14,6 +14,7 @@ import numpy as np
 from ecgecho.simulate import text
 from ecgecho.simulate.heart import F64, Heart
 from ecgecho.simulate.measurements import Reading
+from ecgecho.simulate.text import Said
 
 BLANK = "___"
 ECHO_SHARE = 0.92
@@ -27,7 +28,7 @@ class Note:
     text: str
     stated: tuple[int, int] | None
     """Lowest and highest percent; None where it says nothing, or only words."""
-    said: text.Said = field(default_factory=dict)
+    said: Said = field(default_factory=dict)
     """All that it states of the heart now, the ejection fraction too, as far as it is known to the hand that writes it."""
 
 
@@ -47,7 +48,7 @@ def discharge_note(
     reduced, thick = heart.lvef < 45, heart.wall_mm >= 14
     title = "Mr." if heart.sex == "M" else "Ms."
     stated: tuple[int, int] | None = None
-    said: text.Said = {}
+    said: Said = {}
     paragraph, course = "", ""
     if now is not None and rng.random() < ECHO_SHARE:
         paragraph, stated, said = _echo(heart, now, rng)
@@ -102,14 +103,14 @@ def discharge_note(
     return Note(text=" \n" + "\n \n".join(sections) + "\n", stated=stated, said=said | ({"lvef": stated} if stated else {}))
 
 
-def _echo(heart: Heart, now: Reading, rng: np.random.Generator) -> tuple[str, tuple[int, int] | None, text.Said]:
+def _echo(heart: Heart, now: Reading, rng: np.random.Generator) -> tuple[str, tuple[int, int] | None, Said]:
     """The paragraph about the echo of this stay, the ejection fraction that it states, and what else."""
     low, high = now.lvef, now.lvef_upper
     exact = f"{low}-{high}%" if high > low else f"{low}%"
     kind = int(rng.integers(6))
     if kind == 0:
         parts = text.findings_said(heart, now, rng)
-        told: text.Said = {}
+        told: Said = {}
         for _, _, part in parts:
             told |= part
         return f"TTE ({BLANK}): " + " ".join(body for _, body, _ in parts), (low, high), told
@@ -134,8 +135,8 @@ def _echo(heart: Heart, now: Reading, rng: np.random.Generator) -> tuple[str, tu
         stated = (55, 100) if pick == 2 and low >= 55 else None
         if pick == 2 and low < 55:
             pick = 0
-        good: text.Said = {"lv_function": (0, 0), "wall_motion": (0, 0), "effusion": (0, 0)}
-        both: text.Said = {"rv_function": (0, 0)} if pick == 1 else {}
+        good: Said = {"lv_function": (0, 0), "wall_motion": (0, 0), "effusion": (0, 0)}
+        both: Said = {"rv_function": (0, 0)} if pick == 1 else {}
         return f"TTE w/ {words[pick]}, no WMA, no pericardial effusion.", stated, good | both
     if kind == 4:
         step = text.function_step(low)
@@ -143,10 +144,10 @@ def _echo(heart: Heart, now: Reading, rng: np.random.Generator) -> tuple[str, tu
     return f"Cardiac imaging: echo {BLANK} w/ LVEF {exact}. {aside.capitalize()}.", (low, high), beside
 
 
-def _aside(heart: Heart, now: Reading) -> tuple[str, text.Said]:
+def _aside(heart: Heart, now: Reading) -> tuple[str, Said]:
     """What else is mentioned, and what it states."""
     found: list[str] = []
-    said: text.Said = {}
+    said: Said = {}
     if now.wall_mm >= 13.5:
         found.append("LVH")
         said["lvh"] = text.SOME
