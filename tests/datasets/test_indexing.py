@@ -1,6 +1,6 @@
 """The engine that all dataset modules share, tried on a dataset of its own: a table of ECGs and a folder of lines."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import pyarrow as pa
@@ -92,6 +92,30 @@ def test_what_a_module_reads_becomes_a_catalog(root, tmp_path):
     assert made.subjects["split"].to_pylist() == pairs.splits_of("mini", ["1", "2"])
     found = defects(made)
     assert found["rows", "out_of_range"] == found["lines", "undecodable"] == found["subjects", "subject_unknown"] == 1
+
+
+def test_words_are_the_same_as_strings_and_trimmed_as_they_are(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\nx ,1\n,2\n  ,3\nx,4\n y,\n")
+    plain = _tables.read_table(path, ("a", "b"), ("c",))
+    words = _tables.read_table(path, ("a", "b"), ("c",), words=("a", "c"))
+    assert plain["a"].to_pylist() == words["a"].to_pylist() == ["x", None, None, "x", "y"]
+    assert words["a"].chunk(0).dictionary.to_pylist() == ["x", "y"]
+    assert words["c"].to_pylist() == [None] * 5
+    path.write_text("a,b\n")
+    assert _tables.read_table(path, ("a",), words=("a",))["a"].to_pylist() == []
+
+
+def test_more_texts_follow_those_that_belong_to_ecgs(root, tmp_path):
+    def reads_more(reading):
+        tables = read(reading)
+        more = tables.texts.slice(0, 1).set_column(0, "text_id", pa.array(["more"]))
+        return replace(tables, more_texts=lambda known: [more] if "1" in known.to_pylist() else [])
+
+    spec = Spec(name="mini", version=1, parts=SPEC.parts, needs=("rows",), read=reads_more)
+    made = Indexed(spec=spec, config=Config()).index(root, tmp_path / "cat", options=IndexOptions(workers=0))
+    assert made.texts["text_id"].to_pylist() == ["a", "b", "c", "more"]
+    assert made.pairs["text_id"].to_pylist() == ["a", "b", "c"]
 
 
 def test_texts_that_stream_are_those_given_at_once(root, tmp_path):
@@ -205,3 +229,21 @@ def test_a_catalog_with_pseudonyms_is_not_taken_for_one_without(root, tmp_path, 
     assert not made.unchanged
     assert made.key_id
     assert index(root, tmp_path / "cat", pseudonymise=key).unchanged
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["a/g1/E01.hea", "a/g2/E02.hea", "b/A01.hea"], "a"),
+        (["a/g1/E01.hea", "b/e02.HEA"], "."),
+        (["a/g1/E01.hea"], "a/g1"),
+        (["a/Records/x.txt", "a/more/Records/x.txt"], "a"),
+        (["a/Records/x.txt"], "a/Records"),
+    ],
+)
+def test_a_part_that_lies_in_several_folders_is_the_folder_that_holds_them_all(tmp_path, files, found):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    parts = _tables.find_parts(tmp_path, {"headers": ("**/E[0-9][0-9].hea", "**/records/")})
+    assert parts["headers"].relative_to(tmp_path).as_posix() == found
