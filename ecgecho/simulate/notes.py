@@ -1,7 +1,8 @@
 """Discharge notes: sections, blanks where names and dates were, an echo paragraph, and what leads a careless reader astray.
 
 A note states the ejection fraction of the echo made during the stay, in one of many forms, or none. Beside it stand traps: values
-of earlier echoes, of relatives, of plans and thresholds. `Note.stated` is what a careful reader takes from it, `Note.said` the same of all findings.
+of earlier echoes, of relatives, of plans and thresholds. `Note.stated` is what a careful reader takes from it, `Note.said` the
+same of all findings.
 """
 
 from __future__ import annotations

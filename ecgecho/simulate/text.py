@@ -23,7 +23,7 @@ VIEW_NAMES = {
     "subcostal": "subcostal view",
 }
 Said = dict[str, tuple[float, float]]
-"""What a text states, by the names of `ecgecho.notes`: lowest and highest number or grade (0 none, 0.5 trace, 1 mild, 2, 3 severe)."""
+"""What a text states, by the names of `ecgecho.notes`: lowest and highest number, or grade from 0 none to 3 severe."""
 SOME = (0.5, 3.0)
 """A finding that is stated without its grade."""
 WALLS = {"anterior": "anterior wall and apex", "inferior": "inferior wall", "lateral": "lateral wall"}
