@@ -16,6 +16,8 @@ after the first: they stay, but never in two splits.
 A class has rows for the records of a cohort only where one of its records has that class: the cohorts were annotated with
 different lists of codes, and the absence of a code that nobody there could give says nothing.
 
+The date on some record lines (05-Feb-2020) is that of the conversion: records have no time.
+
 Sources: header(5); the Challenge's evaluation-2021, dx_mapping_scored.csv (30 codes, 4 pairs scored as one).
 """
 
