@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ecgecho.ecg.contract import LIMB
-from ecgecho.types import F32, EcgRecord
+from ecgecho.types import F32, STANDARD_LEADS, EcgRecord
 
 F64 = npt.NDArray[np.float64]
 
@@ -45,6 +45,7 @@ AGREES_MV = 0.01
 NAMED = 3
 """As many leads are named by a code each."""
 _LIMB = tuple(LIMB)
+_KNOWN = frozenset((*STANDARD_LEADS, "X", "Y", "Z"))
 _RULES: F64 = np.array(
     [
         [1.0, -1.0, 1.0, 0, 0, 0],
@@ -59,7 +60,7 @@ _RULES: F64 = np.array(
 def defects_of(record: EcgRecord) -> tuple[str, ...]:
     """The codes of one recording, the gravest first."""
     signal, valid = record.signal, record.lead_valid
-    found = [] if valid.all() or not np.isfinite(signal[~valid]).any() else ["nan_samples"]
+    found = [] if valid.all() or np.isfinite(signal[~valid]).all() else ["nan_samples"]
     rows = np.flatnonzero(valid)
     if not len(rows):
         return tuple(found)
@@ -79,7 +80,10 @@ def defects_of(record: EcgRecord) -> tuple[str, ...]:
 
 
 def _named(what: str, leads: list[str]) -> list[str]:
-    return [f"{what}_lead_{name}" for name in leads] if len(leads) <= NAMED else [f"many_{what}_leads"]
+    if len(leads) > NAMED:
+        return [f"many_{what}_leads"]
+    # Codes are stored: a name that a file made up may be anything, a person's too.
+    return list(dict.fromkeys(f"{what}_lead_{name if name in _KNOWN else 'other'}" for name in leads))
 
 
 def _clipped(values: F32, high: F32, low: F32, fs_hz: float) -> list[bool]:

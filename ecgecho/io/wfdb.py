@@ -201,9 +201,7 @@ def _read_format_16(header: RecordHeader, header_path: Path, source: EcgSource |
         sums = digital.sum(axis=1, dtype=np.int64)
         for signal, total in zip(header.signals, sums, strict=True):
             if signal.checksum is not None and (int(total) - signal.checksum) % 65536:
-                raise ItemError(
-                    "checksum_differs", f"{signal.file}: the samples of {signal.name!r} do not add up to its checksum"
-                )
+                raise ItemError("checksum_differs", f"{signal.file}: the samples of a signal do not add up to its checksum")
     return digital, (*defects, *(("trailing_bytes",) if longer else ()))
 
 
@@ -266,7 +264,7 @@ def _record(header: RecordHeader, values: F32, name: str, source: EcgSource | No
                 raise ItemError("unit_unknown", f"{name}: lead {lead} is in {signal.unit!r}, which is no voltage")
             continue
         if lead in leads:
-            raise ItemError("lead_named_twice", f"{name} has two leads {lead}")
+            raise ItemError("lead_named_twice", f"{name} has two leads {lead if is_ecg_lead(lead) else 'of one name'}")
         if scale != 1.0:
             values[row] *= np.float32(scale)
         rows.append(row)

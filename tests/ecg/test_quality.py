@@ -53,6 +53,17 @@ def test_samples_that_are_not_there():
     signal = beats()
     signal[7, 100:120] = np.nan
     assert defects_of(record(signal)) == ("nan_samples",)
+    signal[7] = np.nan
+    assert defects_of(record(signal)) == ("nan_samples",)
+
+
+def test_a_lead_whose_electrode_was_off_is_not_judged():
+    """It keeps its samples and is not valid, because the file says so."""
+    signal = beats()
+    signal[0] = 20.0
+    off = np.arange(12) != 0
+    made = EcgRecord(signal=signal, leads=STANDARD_LEADS, lead_valid=off, unit="mv", fs_hz=500.0)
+    assert defects_of(made) == ()
 
 
 @pytest.mark.parametrize("value", [0.0, 0.7])
@@ -64,6 +75,12 @@ def test_flat_leads_are_named_up_to_three_and_then_counted_together(value):
     assert defects_of(record(signal)) == ("many_flat_leads",)
     signal[:] = value
     assert defects_of(record(signal)) == ("all_flat",)
+
+
+def test_a_name_that_a_file_made_up_is_never_stored():
+    signal = beats()[:3]
+    signal[1:] = 0.0
+    assert defects_of(record(signal, ("V1", "Mustermann; Max", "1950-01-01"))) == ("flat_lead_other",)
 
 
 def test_a_flat_limb_lead_says_nothing_against_the_others():
