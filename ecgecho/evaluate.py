@@ -69,7 +69,7 @@ def evaluate(
 ) -> Json:
     """Judge a run on the test split of its own catalogs, or of another; writes `out` (default `place`), gives the same.
 
-    `tasks` are names that `tasks.find` knows; without, the usual ones and those that the run was trained on.
+    `tasks` are names that `tasks.find` knows; without, the usual ones and those of the run's own that these catalogs know.
     `settings` are words such as "fine_tune.steps=40". All rows of the result are `EvalRow` without its arrays.
     """
     began = time.monotonic()
@@ -79,7 +79,7 @@ def evaluate(
     catalogs, stores = _sources(student, catalog, ecg)
     notes = _refuse_leaks(student, catalogs)
     signals = student.open_signals(stores)
-    wanted = tasks if tasks is not None else (*questions.JUDGED, *student.tasks)
+    wanted = tasks if tasks is not None else (*questions.JUDGED, *questions.known(student.tasks, catalogs))
     cohort = _cohort(catalogs, signals, tuple(questions.find(name, catalogs) for name in dict.fromkeys(wanted)), window_days)
     log.say(f"judging {run.name} on {cohort.describe()}")
     inputs = _inputs(student, signals, cohort, shares=tuple(labels_share), seed=seed, bootstraps=bootstraps)

@@ -54,6 +54,11 @@ def find(name: str, catalogs: Sequence[Catalog] = ()) -> Task:
     return Task(name=name, label=name, op=">=", threshold=1.0, unit="", title=name)
 
 
+def known(names: Sequence[str], catalogs: Sequence[Catalog]) -> list[str]:
+    """Those of `names` that `find` finds."""
+    return [name for name in names if name in TASKS or any(name in label_names(catalog) for catalog in catalogs)]
+
+
 def answers(catalog: Catalog, ecg_ids: Sequence[str], task: Task, window_days: float = WINDOW_DAYS) -> I64:
     """(n,) 1, 0, or -1 where the catalog has no label of the ECG within the window."""
     check_window(window_days)

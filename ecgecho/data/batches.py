@@ -178,7 +178,7 @@ class Batches:
         if "echo" in self.needs and not num_pairs:
             raise UserError(
                 f"the training split has no ECG with an echo study in the echo stores within {self.options.window_days:g} days; "
-                "check that the stores were made from these catalogs, or index again with a larger --set window_days=DAYS."
+                "check that the stores were made from these catalogs, or index again with a larger --window-days."
             )
         if "echo" in self.needs and num_ecgs and self.options.batches == "joint" and not self.options.ratio:
             raise UserError("data.ratio is 0, so no batch would hold an echo pair; raise it, or --set method.on=text.")

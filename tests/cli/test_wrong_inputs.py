@@ -101,7 +101,7 @@ TABLE = {
     "dataset folder empty": (1, "index mimic-iv {made} --out {tmp}/c", empty, ["record_list.csv"]),
     "table without a column": (1, "index mimic-iv {made} --out {tmp}/c", without_column, ["record_list.csv", "path", "pth"]),
     "two candidates": (1, "index mimic-iv {made} --out {tmp}/c", two_candidates, ["a", "b", "record_list.csv"]),
-    "unknown dataset setting": (2, "index mimic-iv {root} --out {tmp}/c --set windw_days=3", None, ["window_days"]),
+    "unknown dataset setting": (2, "index mimic-iv {root} --out {tmp}/c --set lvef_prority=x", None, ["lvef_priority"]),
     "no catalog": (2, "cache-echo {tmp}/nowhere --out {tmp}/e.zarr", None, ["nowhere"]),
     "folder without cines": (1, "cache-echo {made} --out {tmp}/e.zarr", empty, ["empty"]),
     "unknown teacher": (2, "cache-echo {catalog} --teacher demmo --out {tmp}/e.zarr", None, ["demo"]),

@@ -76,6 +76,15 @@ def test_an_absent_capability_is_a_row_with_its_reason(judged):
     assert rows_of(judged["clip"], "supervised") == []
 
 
+def test_other_questions_are_judged_when_they_are_asked(place, tmp_path):
+    asked = ("lvef_40_50", "lvef_ge_50")
+    result = evaluate.evaluate(place / "student", tasks=asked, evals=["linear_probe"], out=tmp_path / "m.json", bootstraps=50)
+    assert tuple(result["tasks"]) == asked
+    assert {row["task"] for row in rows_of(result, "linear_probe")} == set(asked)
+    with pytest.raises(UsageError, match="Did you mean 'lvef_40_50'"):
+        evaluate.evaluate(place / "student", tasks=["lvef_40_55"], out=tmp_path / "m.json")
+
+
 def test_metrics_json_is_what_was_returned_and_names_its_causes(place, judged):
     written = json.loads((place / "student" / "metrics.json").read_text())
     assert written == judged["student"]
