@@ -151,7 +151,7 @@ _BETWEEN = (
     r"|anteriorly|low"
     r"|flow|gradient|paradoxical|circumferential|sized|valvular|native|left|ventricular|lv|septal|basal|estimated"
     r"|isolated|chronic"
-    r"|and|normal-flow|apparent|inducible|overall|resting)\b){0,10}"
+    r"|and|rv|right|free|wall|normal-flow|apparent|inducible|overall|resting)\b){0,10}"
 )
 _GRADE_BEFORE = re.compile(rf"(?P<least>\bat least\s+)?(?P<grade>{_GRADE})(?P<between>{_BETWEEN})$")
 _GRADE_AFTER = re.compile(
@@ -655,22 +655,16 @@ _PARTS = re.compile(
 
 
 def _normal_lists(sentence: _Sentence) -> list[_Hit]:
-    """ "Wall thickness, cavity size and global systolic function are normal", and the same with "normal" in front."""
+    """Wall thickness, cavity size and function that are normal together, with the word in front or behind."""
     low, found = sentence.low, []
     for pattern in (_NORMAL_BEFORE, _NORMAL_AFTER):
         for match in pattern.finditer(low):
-            if (
-                _denied(low, match.start(), False)
-                and pattern is _NORMAL_BEFORE
-                and low[: match.start()].rstrip().endswith(("not", "no"))
-            ):
+            if low[: match.start()].rstrip().endswith(("not", "no")):
                 continue
             for part in _PARTS.finditer(low, match.start(), match.end()):
-                name = _part_name(low, match, part)
-                if name:
-                    found.append(
-                        _Hit(name=name, form="absent", low=0, high=0, start=part.start(), end=part.end(), asked=match.start())
-                    )
+                for name in _part_names(low, match, part):
+                    place = (part.start(), part.end())
+                    found.append(_Hit(name=name, form="absent", low=0, high=0, start=place[0], end=place[1], asked=match.start()))
     for match in _NORMAL_SIZE.finditer(low):
         side = "rv" if match["which"].startswith("r") else "lv"
         for name in (f"{side}_dilation", f"{side}_function") if match["function"] else (f"{side}_dilation",):
@@ -679,22 +673,28 @@ def _normal_lists(sentence: _Sentence) -> list[_Hit]:
     return found
 
 
-def _part_name(low: str, match: re.Match[str], part: re.Match[str]) -> str:
-    right = False
-    side = _last(_VENTRICLES, low, max(match.start() - 60, 0), part.end())
+def _part_names(low: str, match: re.Match[str], part: re.Match[str]) -> list[str]:
+    """What a part of such a list is of, by the ventricle that was named last, or by both."""
+    begin = max(match.start() - 60, 0)
+    side = _last(_VENTRICLES, low, begin, part.end())
     right = side is not None and side["right"] is not None
+    both = (side is not None and side["both"] is not None) or _BOTH_SIDES.search(low, begin, part.end()) is not None
+    sides = ["lv", "rv"] if both else ["rv"] if right else ["lv"]
     if part["thick"]:
-        return "" if right else "lvh"
+        return ["lvh"] if "lv" in sides else []
     if part["free"]:
-        return "rv_function"
+        return ["rv_function"]
     if part["motion"]:
-        return "rv_function" if right else "wall_motion"
+        return ["rv_function"] if sides == ["rv"] else ["wall_motion"]
     if part["size"]:
-        return "rv_dilation" if right else "lv_dilation"
+        return [f"{each}_dilation" for each in sides]
     if part["diastolic"]:
-        return "diastolic"
+        return ["diastolic"]
     heart = side is not None or "systolic" in match[0] or "global" in match[0] or "regional" in match[0]
-    return ("rv_function" if right else "lv_function") if heart else ""
+    return [f"{each}_function" for each in sides] if heart else []
+
+
+_BOTH_SIDES = re.compile(r"\b(?:lv|left)\s?(?:/|and|&)\s?(?:rv|right)\b|\b(?:rv|right)\s?(?:/|and|&)\s?(?:lv|left)\b")
 
 
 _DIASTOLE = re.compile(
@@ -1098,13 +1098,13 @@ _PAST = re.compile(
     r"|outside hospital|outside|most recent prior"
     r"|(?:\d{1,3}|_{2,60})\s?-?(?:year[s]?|yr)[- ]old|y/?o|last (?:tte|echo|ef|lvef|year|month|week|admission|measured"
     r"|checked|documented)|in the past|(?:years|months|weeks) ago"
-    r"|at that time|initially|old records)\b"
+    r"|at that time|initially|old records|pre-?\s?(?:bypass|cpb))\b"
     rf"|\b(?:in|from|since|as of|dated|dating from)\s(?:early\s|late\s|mid-?)?{_DATE}"
 )
 _NOW = re.compile(
     r"\b(?:now|currently|today|during (?:this|the) (?:admission|stay|hospitali[sz]ation)|(?:on"
     r"|this) (?:this )?(?:admission|hospitali[sz]ation|stay)|repeat|who presents?|presents?|presenting"
-    r"|presented|p/w|here|found to|admitted|but|however|subsequent(?:ly)?|current|inpatient)\b|;"
+    r"|presented|p/w|here|found to|admitted|but|however|subsequent(?:ly)?|current|inpatient|post-?\s?(?:bypass|cpb))\b|;"
 )
 _HERE = re.compile(r"\b(?:(?:this|current) (?:admission|stay|hospitali[sz]ation)|today|on admission|inpatient)\b")
 _PAST_AFTER = re.compile(
@@ -1253,7 +1253,10 @@ _VALUE_NEXT = re.compile(r"\W{0,2}(?:of |at |was |about )?[<>~]?\d{1,2}(?:\.\d)?
 
 def _is_certain(hit: _Hit, sentence: _Sentence) -> bool:
     low = sentence.low
-    if _last_cue(_DOUBT, _DOUBT_ENDS, low[max(hit.start - 80, 0) : hit.start]):
+    before = low[max(hit.start - 80, 0) : hit.start]
+    if hit.name == "diastolic":  # "inflow pattern suggests impaired relaxation" is how it is stated
+        before = before.replace("suggests", "shows   ")
+    if _last_cue(_DOUBT, _DOUBT_ENDS, before):
         return False
     return _DOUBT_AFTER.match(low, hit.end, min(hit.end + 80, len(low))) is None
 
