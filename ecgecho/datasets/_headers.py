@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,15 +120,16 @@ def _is_dicom(path: str) -> bool:
 
 def _identity(path: str) -> Json:
     try:
-        with Clipped(Path(path)) as stream:
+        with Clipped(Path(path)) as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's quote what stands in damaged elements: a person's name, it may be
             found: Any = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
-        meta = getattr(found, "file_meta", {})
-        return {
-            "patient": _word(found, "PatientID"),
-            "study": _word(found, "StudyInstanceUID"),
-            "time": _time(found),
-            "sop_class": _word(found, "SOPClassUID") or str(meta.get("MediaStorageSOPClassUID", "")),
-        }
+            meta = getattr(found, "file_meta", {})
+            return {
+                "patient": _word(found, "PatientID"),
+                "study": _word(found, "StudyInstanceUID"),
+                "time": _time(found),
+                "sop_class": _word(found, "SOPClassUID") or str(meta.get("MediaStorageSOPClassUID", "")),
+            }
     except Exception:  # untrusted bytes: pydicom raises nearly anything; scan_echo gives the file its reason code
         return {}
 

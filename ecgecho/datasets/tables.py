@@ -248,12 +248,12 @@ def _ecgs(reading: Reading, rows: pa.Table) -> pa.Table:
             raise _refusal(reading, "ecgs", name, bad, f"is no number from {low:g} to {high:g}")
         rows = _set(rows, name, pc.round(values).cast(pa.int64()) if name == "row" else values)
     rows = _set(rows, "path", pc.replace_substring_regex(rows["path"], r"\.hea$", ""))
-    paths = rows["path"].to_pylist()
-    _sample(reading, "ecgs", [path if (reading.root / path).is_file() else f"{path}.hea" for path in paths])
+    _sample(reading, "ecgs", rows["path"].to_pylist())
     return rows
 
 
 def _labels(reading: Reading, rows: pa.Table) -> pa.Table:
+    empty = rows["value"].null_count
     values = reading.numbers("labels", "value", rows["value"])
     for name, (unit, low, high) in KNOWN.items():
         here = pc.equal(rows["name"], name)
@@ -269,7 +269,7 @@ def _labels(reading: Reading, rows: pa.Table) -> pa.Table:
         rows = _set(rows, "unit", pc.if_else(here, pa.scalar("mL" if unit == "ml" else unit), rows["unit"]))
     rows = _set(_set(rows, "value", values), "time", reading.times("labels", "time", rows["time"]))
     kept = rows.filter(pc.is_finite(pc.fill_null(values, float("nan"))))
-    reading.defect("labels", "no_value", "left out", rows.num_rows - kept.num_rows)
+    reading.defect("labels", "no_value", "value is empty; left out", empty)
     source = pc.coalesce(kept["source"], pa.scalar(reading.parts["labels"].name))
     return _set(kept, "source", source)
 
@@ -364,10 +364,14 @@ def _check_paths(reading: Reading, name: str, paths: pa.ChunkedArray) -> None:
 
 
 def _sample(reading: Reading, name: str, paths: list[str]) -> None:
-    before = len(reading.defects)
-    reading.sample(name, paths)
-    missing = sum(count for item, code, _, count in reading.defects[before:] if code == "missing_file")
-    if paths and missing == min(len(paths), _indexing.SAMPLED_FILES):
+    """Look for a few of the files; a WFDB record goes by its header's name without the ending."""
+    if not paths:
+        return
+    rows = np.unique(np.linspace(0, len(paths) - 1, min(_indexing.SAMPLED_FILES, len(paths))).astype(np.int64))
+    chosen = [paths[row] for row in rows]
+    missing = sum(not (reading.root / path).is_file() and not (reading.root / f"{path}.hea").is_file() for path in chosen)
+    reading.defect(name, "missing_file", f"of {len(chosen)} looked for", missing)
+    if missing == len(chosen):
         raise reading.refuse(f"{reading.parts[name].name}: not one of the files looked for is there; paths are relative to ROOT.")
 
 

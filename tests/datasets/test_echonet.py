@@ -219,12 +219,12 @@ def test_a_name_of_another_form_is_a_subject_of_its_own(pediatric, tmp_path):
 def test_half_a_download_is_counted_and_none_of_it_is_refused(name, tmp_path):
     root = WRITE[name](tmp_path / "root")
     videos = sorted(root.rglob("*.avi"))
-    whole = index(name, root, tmp_path / "cat")
+    whole = index(name, root, tmp_path / "cat").clips.num_rows
     videos[0].unlink()
     made = index(name, root, tmp_path / "cat")
     assert not made.unchanged
     assert defects(made)["clips", "missing_file"] == 1
-    assert made.clips.num_rows == whole.clips.num_rows - 1
+    assert made.clips.num_rows == whole - 1
     for video in videos[1:]:
         video.unlink()
     with pytest.raises(UserError, match=r"not one of the \d videos .* is there; unpack them"):
@@ -253,6 +253,17 @@ def test_an_unknown_split_is_refused_with_its_row(name, split, tmp_path):
     path = root / TABLE[name]
     path.write_text(path.read_text().replace(split, ",holdout"))
     with pytest.raises(UserError, match="is 'holdout' in data row [34578]; it must be one of train, val, test"):
+        index(name, root, tmp_path / "cat")
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("damage", ["cut", "bytes", "empty"])
+def test_a_damaged_table_is_refused_by_its_name(name, damage, tmp_path):
+    root = WRITE[name](tmp_path / "root")
+    path = root / TABLE[name]
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[: -len(data.splitlines()[-1]) // 2], "bytes": data[:-9] + b"\xff\xfe\n", "empty": b""}[damage])
+    with pytest.raises(UserError, match=rf"{path.name} (cannot be read|is empty)"):
         index(name, root, tmp_path / "cat")
 
 
