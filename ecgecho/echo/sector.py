@@ -37,9 +37,6 @@ MIN_AREA, MAX_AREA = 0.15, 0.85
 SMALL_AREA, DENSE, MAIN_SHARE = 0.02, 0.5, 0.4
 """A sector may be as small a part of the image, where so much of its hull moves, and it holds so much of all that moves."""
 MAX_GROWTH = 1.7
-CORE, FILLED, SPREAD_OUT = 1 / 16, 0.5, 1.03
-"""What juts out of the evidence, thinner than CORE of the image (a trace under the sector), may not make the hull larger by more
-than SPREAD_OUT unless evidence fills that much of what it adds."""
 TIP, MIN_OPENING = 0.06, 0.3
 """How far above the highest motion the tip may lie, in image heights; how fast the flanks must open: less is no sector."""
 HIGH_WIDEST = 0.4
@@ -53,8 +50,8 @@ CHROMA = 28
 SPREAD = 48
 """Greatest minus least channel, the same for a grey map."""
 MARGIN = 3
-WHITE = 100
-"""Least brightness of a white trace."""
+WHITE, PASSING = 100, 2
+"""Least brightness of a white trace, and the most that a pixel it passes has on most frames."""
 RIM = 0.02
 TRACE_WIDTH, TRACE_HEIGHT = 0.5, 0.33
 """Of the picture: a trace is as wide and no taller."""
@@ -269,7 +266,9 @@ def _scanned(small: npt.NDArray[np.int16], factor: float) -> Bool:
     """
     level = small.mean(axis=0, dtype=np.float32)
     nearby = cv2.dilate(cv2.blur(level, (3, 3)), np.ones((_odd(2 * BLOCK / factor), _odd(2 * BLOCK / factor)), np.uint8))
-    lit = level >= np.maximum(LIT, RINGING * nearby)
+    # A moving white trace passes now and then, on black.
+    passing = (small.max(axis=0) >= WHITE) & (np.median(small, axis=0) <= PASSING)
+    lit = (level >= np.maximum(LIT, RINGING * nearby)) & ~passing
     return np.asarray(cv2.blur(lit.astype(np.float32), (5, 5)) >= LIT_SHARE)
 
 
@@ -284,37 +283,20 @@ def _hull(evidence: Bool, shape: tuple[int, int], box: Bool | None) -> Bool:
     filled = np.zeros(shape, np.uint8)
     if count > 1:
         largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-        piece = np.asarray(labels == largest, np.uint8)
-        corners = _corners(small, piece)
-        if corners is not None:
+        points = cv2.findNonZero(small & (labels == largest))
+        if points is not None:
             scale = np.array([shape[1] / size[0], shape[0] / size[1]])
-            cv2.fillConvexPoly(filled, ((corners + 0.5) * scale - 0.5).round().astype(np.int32), 1)
+            corners = (cv2.convexHull(points).reshape(-1, 2) + 0.5) * scale - 0.5
+            cv2.fillConvexPoly(filled, corners.round().astype(np.int32), 1)
     mask = filled.astype(np.bool_)
     return mask if box is None else mask & box
-
-
-def _corners(small: U8, piece: U8) -> npt.NDArray[np.int32] | None:
-    """(P, 2) the hull of the evidence in a piece, without what juts out thinly and makes it much larger."""
-    kernel = _disc(CORE * max(small.shape))
-    core = cv2.morphologyEx(
-        cv2.copyMakeBorder(piece, *[kernel.shape[0]] * 4, cv2.BORDER_CONSTANT, value=0), cv2.MORPH_OPEN, kernel
-    )
-    near = cv2.dilate(core, kernel)[kernel.shape[0] : -kernel.shape[0], kernel.shape[0] : -kernel.shape[0]]
-    whole, thick = cv2.findNonZero(small & piece), cv2.findNonZero(small & piece & near)
-    if whole is None or thick is None:
-        return None if whole is None else cv2.convexHull(whole).reshape(-1, 2)
-    hulls = [cv2.convexHull(points) for points in (whole, thick)]
-    masks = [cv2.fillConvexPoly(np.zeros_like(small), hull, 1) for hull in hulls]
-    added = masks[0] & (1 - masks[1])
-    juts = masks[0].sum() > SPREAD_OUT * masks[1].sum() and (small & piece & added).sum() < FILLED * added.sum()
-    return np.asarray(hulls[1 if juts else 0].reshape(-1, 2), np.int32)
 
 
 def _is_small_sector(hull: Bool, evidence: Bool) -> bool:
     """A sector that fills little of the image: dense, and most of what moves."""
     small = cv2.resize(hull.astype(np.uint8), (evidence.shape[1], evidence.shape[0]), interpolation=cv2.INTER_NEAREST) > 0
     inside = int((evidence & small).sum())
-    return (
+    return bool(
         SMALL_AREA * small.size <= small.sum() <= MAX_AREA * small.size
         and inside >= DENSE * small.sum()
         and inside >= MAIN_SHARE * evidence.sum()
