@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element  # noqa: S405  # a type
 import numpy as np
 
 from ecgecho.io import xml
-from ecgecho.io.leads import MAX_LEADS, lead_or_channel, mv_per, near_integer, rate, record_of
+from ecgecho.io.leads import MAX_LEADS, canonical_lead, is_ecg_lead, lead_or_channel, mv_per, near_integer, rate, record_of
 from ecgecho.types import F32, EcgRecord, EcgSource, ItemError
 
 _SECONDS_PER = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
@@ -28,12 +28,12 @@ def read(path: Path, root: Element, source: EcgSource) -> EcgRecord:
     series = [one for one in series if _code(one) != "REPRESENTATIVE_BEAT"]
     sets = [found for one in series for part in xml.named(one, "component") for found in xml.named(part, "sequenceSet")]
     strips = [strip for strip in ([found for part in xml.named(one, "component") for found in xml.named(part, "sequence")]
-                                  for one in sets) if any(_code(one).startswith(_LEAD) for one in strip)]  # fmt: skip
+                                  for one in sets) if any(_is_lead(_code(one)) for one in strip)]  # fmt: skip
     if len(strips) != 1:
         code = "unsupported_format" if strips else "no_rhythm"
         raise ItemError(code, f"{path.name} has {len(strips)} sets of rhythm sequences; one is read")
     times = [one for one in strips[0] if _code(one).startswith("TIME_")]
-    parts = [one for one in strips[0] if _code(one).startswith(_LEAD)]
+    parts = [one for one in strips[0] if _is_lead(_code(one))]
     if len(times) != 1 or len(parts) > MAX_LEADS:
         raise ItemError("damaged_header", f"{path.name}: {len(times)} times and {len(parts)} leads")
     step = xml.child(times[0], "value/increment")
@@ -57,6 +57,11 @@ def _lead(part: Element, lead: str, path: Path, source: EcgSource) -> F32:
         raise ItemError("unit_unknown", f"{path.name}: lead {lead} is in a unit that is no voltage")
     digits = xml.integers(xml.text(value, "digits"), None, path)
     return (digits * (_number(scale, "value") * per_step) + zero * per_zero).astype(np.float32)
+
+
+def _is_lead(code: str) -> bool:
+    """MDC_ECG_LEAD_II, or plainly II, as some writers have it."""
+    return code.startswith(_LEAD) or is_ecg_lead(canonical_lead(code))
 
 
 def _code(element: Element) -> str:

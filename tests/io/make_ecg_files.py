@@ -352,6 +352,20 @@ def scp(counts, *, avm_nv=5000, interval_us=2000, times=2, coded=True, beat=None
     return struct.pack("<H", crc_ccitt(rest)) + rest
 
 
+def scp_of_own_tables():
+    """A file of two Huffman tables of its own, and its counts. First table: 0 is 0, 10 switches to the second, 11 is a number of
+    16 bits. Second: 1 is 0, 0 is 7 more than a number of 16 bits. Prefixes have their first bit as the least significant.
+    """
+    tables = struct.pack("<HH", 2, 3) + struct.pack("<BBBhI", 1, 1, 1, 0, 0b0) + struct.pack("<BBBhI", 2, 2, 0, 2, 0b01)
+    tables += struct.pack("<BBBhI", 2, 18, 1, 0, 0b11)
+    tables += struct.pack("<H", 2) + struct.pack("<BBBhI", 1, 1, 1, 0, 0b1) + struct.pack("<BBBhI", 1, 17, 1, 7, 0b0)
+    values = np.array([5, 0, 0, -300, 0, 12000, 0])
+    bits = "11" + f"{5:016b}" + "0" + "10" + "1" + "0" + f"{-307 & 0xFFFF:016b}" + "1" + "0" + f"{12000 - 7:016b}" + "1"
+    body = int(bits.ljust(96, "0"), 2).to_bytes(12, "big")
+    section = struct.pack("<HHBBH", 5000, 2000, 0, 0, len(body)) + body
+    return scp({"I": values}, tables=tables, extra={6: section}.items()), {"I": values}
+
+
 # --- EDF -----------------------------------------------------------------------------------------------------------------
 
 

@@ -70,23 +70,9 @@ def test_full_scale_samples_survive_second_differences_in_16_bits(tmp_path):
     same(read_ecg(written(tmp_path, make.scp(counts), "ecg.scp")), counts, 5e-3)
 
 
-def huffman_tables():
-    """Two tables. First: 0 is 0, 10 switches to the second, 11 is a number of 16 bits. Second: 1 is 0, 0 is 7 more than a number
-    of 16 bits. Base codes have their first bit as the least significant.
-    """
-    first = struct.pack("<H", 3) + struct.pack("<BBBhI", 1, 1, 1, 0, 0b0) + struct.pack("<BBBhI", 2, 2, 0, 2, 0b01)
-    first += struct.pack("<BBBhI", 2, 18, 1, 0, 0b11)
-    second = struct.pack("<H", 2) + struct.pack("<BBBhI", 1, 1, 1, 0, 0b1) + struct.pack("<BBBhI", 1, 17, 1, 7, 0b0)
-    return struct.pack("<H", 2) + first + second
-
-
 def test_scp_tables_of_its_own_may_switch(tmp_path):
-    values = [5, 0, 0, -300, 0, 12000, 0]
-    bits = "11" + f"{5:016b}" + "0" + "10" + "1" + "0" + f"{(-307) & 0xFFFF:016b}" + "1" + "0" + f"{12000 - 7:016b}" + "1"
-    body = int(bits.ljust(96, "0"), 2).to_bytes(12, "big")
-    section = struct.pack("<HHBBH", 5000, 2000, 0, 0, len(body)) + body
-    data = make.scp({"I": np.array(values)}, tables=huffman_tables(), extra={6: section}.items())
-    same(read_ecg(written(tmp_path, data, "ecg.scp")), {"I": values}, 5e-3)
+    data, counts = make.scp_of_own_tables()
+    same(read_ecg(written(tmp_path, data, "ecg.scp")), counts, 5e-3)
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,12 @@ FILES = {
         f"scp_{times}_{coded}": make.scp(EIGHT_COUNTS, times=times, coded=coded) for times in (0, 1, 2) for coded in (True, False)
     },
     "scp_beat": make.scp(EIGHT_COUNTS, beat=(15, 10000, BEAT), qrs=QRS),
+    "scp_own_tables": make.scp_of_own_tables()[0],
     "edf": make.edf([(lead, "uV", "-16384", "16383.5", 100, values) for lead, values in EIGHT_COUNTS.items()]),
     "ishne": make.ishne(counts_of(("V1", "V5", "aVF"))),
 }
+
+LEADS = {"ishne": 3, "scp_own_tables": 1}
 
 
 def written(tmp_path, data, name="ecg.bin"):
@@ -46,7 +49,7 @@ def written(tmp_path, data, name="ecg.bin"):
 
 @pytest.mark.parametrize("kind", FILES)
 def test_ecgdatakit_reads_the_same(tmp_path, kind):
-    agrees_with_ecgdatakit(written(tmp_path, FILES[kind]), num_leads=3 if kind == "ishne" else 8 if "sierra" not in kind else 12)
+    agrees_with_ecgdatakit(written(tmp_path, FILES[kind]), num_leads=LEADS.get(kind, 8))
 
 
 def test_ecgdatakit_reads_the_same_of_a_real_dicom_file():

@@ -273,6 +273,11 @@ def test_aecg_beats_are_passed_by_wherever_they_stand(tmp_path):
     assert code_of(written(tmp_path, make.aecg(beat))) == "no_rhythm"
 
 
+def test_aecg_leads_may_go_without_their_prefix(tmp_path):
+    data = make.aecg(make.aecg_series(TWELVE_COUNTS)).replace(b'code="MDC_ECG_LEAD_', b'code="').replace(b'"AVR"', b'"avr"')
+    same(read_ecg(written(tmp_path, data)), TWELVE_COUNTS, 2.5e-3)
+
+
 def test_aecg_origin_is_added(tmp_path):
     record = read_ecg(written(tmp_path, make.aecg(make.aecg_series(TWELVE_COUNTS, origin="250"))))
     same(record, {lead: values + 100 for lead, values in TWELVE_COUNTS.items()}, 2.5e-3)
