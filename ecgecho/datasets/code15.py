@@ -15,8 +15,8 @@ waveforms finds them.
 
 Labels. 1dAVb, RBBB, LBBB, SB, AF, ST (1 and 0 for every exam) come out of the telehealth cardiologists' reports by text mining
 together with automatic codes; `code15.normal_ecg` is what an automatic annotation says. Six zeros are not a normal ECG: 173,347
-exams have neither. Death and the years of follow-up are given for the first exam of a patient only; elsewhere, and where they are
-empty, there is no label. nn_predicted_age is the output of a model and is not read. There are no dates.
+exams have neither. Death and the years of follow-up are given for the first exam of a patient only; elsewhere, and where they
+are empty, there is no label. nn_predicted_age is the output of a model and is not read. There are no dates.
 
 Licence: CC BY 4.0, open. Source: zenodo.org/record/4916206; shared/specs/datasets.md section 8. Never run on the real files.
 """
@@ -75,7 +75,7 @@ def read(reading: Reading) -> Tables:
     number = rows.num_rows
     ecgs = pa.table(
         {
-            "ecg_id": rows["exam_id"],
+            "ecg_id": rows["ecg_id"],
             "subject_id": rows["patient_id"],
             "path": rows["path"],
             "row": rows["row"],
@@ -169,6 +169,8 @@ def _placed(reading: Reading, rows: pa.Table) -> pa.Table:
     reading.defect("ecgs", "file_differs", "in another part than trace_file says", int(elsewhere.sum()))
     names = pa.array([paths.get(name) for name in PARTS], pa.string())
     rows = rows.filter(pa.array(good))
+    # A bare number would be an ECG of another dataset too, in a run over several catalogs.
+    rows = rows.append_column("ecg_id", pc.binary_join_element_wise(DATASET, rows["exam_id"], "-"))
     return rows.append_column("path", names.take(pa.array(part[at]))).append_column("row", pa.array(place[at]))
 
 
@@ -186,7 +188,7 @@ def _labels(reading: Reading, rows: pa.Table) -> list[pa.Table]:
             f"code15.{name}",
             value,
             subject_id=rows["patient_id"],
-            ecg_id=rows["exam_id"],
+            ecg_id=rows["ecg_id"],
             unit=unit,
             source="exams",
             definition=definition,

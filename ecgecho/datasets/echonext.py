@@ -6,14 +6,15 @@ that `split`; an array with another N is refused. The ECGs of an array that is n
 not read: the README gives their columns in a wrong order (age is the second), and the table has the same values.
 
 Signals have no unit: a median filter, a clip at the 0.1 and 99.9 percentiles and a z-score over the dataset, whose statistics
-were not released, cannot be undone. The order of the leads is stated nowhere; I to V6 is INFERRED from the limb leads (Einthoven,
-Goldberger). The index tries that again on a sample of the arrays, and refuses them where the limb leads are in another order; of
-V1 to V6 no law tells the order. Four train records have a flat lead; only reading them shows which (`--waveforms`).
+were not released, cannot be undone. The order of the leads is stated nowhere; I to V6 is INFERRED from the limb leads
+(Einthoven, Goldberger). The index tries that again on a sample of the arrays, and refuses them where the limb leads are in
+another order; of V1 to V6 no law tells the order. Four train records have a flat lead; only reading them shows which
+(`--waveforms`).
 
 Splits are the publisher's. `val` and `test` hold the last ECG of a patient, `no_split` earlier ECGs of those same patients: to
 train on them leaks, and to evaluate on them weighs some patients more than the published numbers do. A subject stands in one
-split, so they are left out, or (`no_split=none`) stand under a second id, `<patient_key>.earlier`, in the split `none`, which
-`train` refuses.
+split, so they are left out, or (`no_split=none`) stand under a second id, `<patient_key>.earlier`, in the split `none`: such a
+catalog can be cached and read, but `train` refuses it.
 
 Labels. By the README flags are given for all ECGs before an echo that found no disease, values only for ECGs within a year
 before it. A flag is 0 below its threshold and where nothing was measured (tr_max: 54,996 of 100,000): a flag is a label here
@@ -146,7 +147,7 @@ def read(reading: Reading) -> Tables:
     paths = pa.array([reading.parts[name].relative_to(reading.root).as_posix() if name in sizes else "" for name in SPLITS])
     ecgs = pa.table(
         {
-            "ecg_id": rows["ecg_key"],
+            "ecg_id": rows["ecg_id"],
             "subject_id": rows["patient_key"],
             "path": pa.chunked_array([paths]).take(places),
             "row": rows["row"],
@@ -207,7 +208,10 @@ def _limb_leads(file: Path, start: int, number: int, kind: np.dtype[Any]) -> Jso
 
 
 def _rows(reading: Reading) -> pa.Table:
-    """The metadata with the row of every ECG in the array of its split."""
+    """The metadata with the row of every ECG in the array of its split.
+
+    Keys get the name of the dataset: in a run over several catalogs a bare number would be an ECG of PTB-XL or CODE-15% too.
+    """
     columns = ("patient_key", "split", COMPOSITE, WALL_FLAG, *MEASURED_FLAGS, *GRADED_FLAGS, *MEASURED, *GRADES)
     rows = reading.table("metadata", columns, ("ecg_key", "sex", *OF_THE_ECG))
     rows = require(rows, ("patient_key", "split"), reading.parts["metadata"]).combine_chunks()
@@ -225,7 +229,8 @@ def _rows(reading: Reading) -> pa.Table:
     if rows["ecg_key"].null_count == rows.num_rows:  # a version without keys: a row is then what names an ECG
         made = pc.binary_join_element_wise(split, pc.cast(rows["row"], pa.string()), ".")
         rows = rows.set_column(rows.column_names.index("ecg_key"), "ecg_key", made)
-    return reading.once("metadata", rows, "ecg_key")  # a row that stands twice has another place: it is refused, not dropped
+    rows = reading.once("metadata", rows, "ecg_key")  # a row that stands twice has another place: it is refused, not dropped
+    return rows.append_column("ecg_id", pc.binary_join_element_wise(DATASET, rows["ecg_key"], "-"))
 
 
 def _arrays(reading: Reading) -> dict[str, int]:
@@ -260,7 +265,7 @@ def _kept(reading: Reading, rows: pa.Table) -> pa.Table:
 
 
 def _labels(reading: Reading, rows: pa.Table) -> list[pa.Table]:
-    ids = {"subject_id": rows["patient_key"], "ecg_id": rows["ecg_key"], "source": "metadata"}
+    ids = {"subject_id": rows["patient_key"], "ecg_id": rows["ecg_id"], "source": "metadata"}
     made: list[pa.Table] = []
 
     def add(name: str, value: object, unit: str | None, definition: str | pa.Array) -> None:

@@ -21,8 +21,13 @@ def index(root, out, workers=0):
     return code15.build(code15.Config()).index(root, out, options=IndexOptions(workers=workers))
 
 
+def key_of(ecg_id):
+    assert ecg_id.startswith("code15-")
+    return ecg_id.removeprefix("code15-")
+
+
 def labels(made):
-    return {(one["ecg_id"], one["name"]): one["value"] for one in made.labels.to_pylist()}
+    return {(key_of(one["ecg_id"]), one["name"]): one["value"] for one in made.labels.to_pylist()}
 
 
 def defects(made):
@@ -40,7 +45,7 @@ def with_changes(root, changes):
 
 
 def rows_of(made):
-    return {one["ecg_id"]: (one["path"], one["row"]) for one in made.ecgs.to_pylist()}
+    return {key_of(one["ecg_id"]): (one["path"], one["row"]) for one in made.ecgs.to_pylist()}
 
 
 def test_an_exam_is_the_row_that_has_its_id(root, tmp_path):
@@ -49,7 +54,7 @@ def test_an_exam_is_the_row_that_has_its_id(root, tmp_path):
     for ecg, (path, place) in rows_of(made).items():
         with h5py.File(made.file(path)) as part:
             assert part["exam_id"][place] == int(ecg)
-        record = read_ecg(made.file(path), made.ecg_sources(made.ecgs)[ecg])
+        record = read_ecg(made.file(path), made.ecg_sources(made.ecgs)[f"code15-{ecg}"])
         assert (record.unit, record.fs_hz, record.leads) == ("mv", 400, STANDARD_LEADS)
         assert record.signal.shape == (12, 2800 if int(ecg) == SHORT else 4000)
         assert (record.signal == np.float32(int(ecg) / 1000)).all()
@@ -86,7 +91,7 @@ def test_labels_are_those_of_the_exam_and_unknown_is_no_label(root, tmp_path):
     assert found["384368", "code15.AF"] == found["384368", "code15.RBBB"] == 1
     assert found["2873686", "code15.normal_ecg"] == 0
     assert defects(made)["exams", "no_follow_up"] == 1
-    np.testing.assert_array_equal(pairs.label_values(made, ["271011", "168405"], "code15.death"), [np.nan, 1])
+    np.testing.assert_array_equal(pairs.label_values(made, ["code15-271011", "code15-168405"], "code15.death"), [np.nan, 1])
     assert {one["split"] for one in made.pairs.to_pylist() if one["subject_id"] == "7"} == {pairs.split_of("code15", "7")}
     assert dict(zip(made.subjects["subject_id"].to_pylist(), made.subjects["sex"].to_pylist(), strict=True))["8"] == "female"
 

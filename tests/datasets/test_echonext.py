@@ -25,8 +25,13 @@ def index(root, out, **settings):
     return echonext.build(echonext.Config(**settings)).index(root, out, options=IndexOptions(workers=0))
 
 
+def key_of(ecg_id):
+    assert ecg_id.startswith("echonext-")
+    return ecg_id.removeprefix("echonext-")
+
+
 def labels(made):
-    return {(one["ecg_id"], one["name"]): one["value"] for one in made.labels.to_pylist()}
+    return {(key_of(one["ecg_id"]), one["name"]): one["value"] for one in made.labels.to_pylist()}
 
 
 def defects(made):
@@ -45,7 +50,7 @@ def rows_of(changes=(), ecgs=ECGS):
 
 def test_an_ecg_is_the_row_of_its_split_in_the_order_of_the_table(root, tmp_path):
     made = index(root, tmp_path / "cat")
-    found = {one["ecg_id"]: one for one in made.ecgs.to_pylist()}
+    found = {key_of(one["ecg_id"]): one for one in made.ecgs.to_pylist()}
     assert {key: (one["path"], one["row"]) for key, one in found.items()} == {
         "e10": (NAMES["train"], 0),
         "e11": (NAMES["train"], 1),
@@ -55,27 +60,27 @@ def test_an_ecg_is_the_row_of_its_split_in_the_order_of_the_table(root, tmp_path
     }
     for one in found.values():
         array = np.load(made.file(one["path"]), mmap_mode="r")
-        assert array[one["row"], 0, 0, 0] == float(one["ecg_id"][1:]) / 10
+        assert array[one["row"], 0, 0, 0] == float(key_of(one["ecg_id"])[1:]) / 10
         record = read_ecg(made.file(one["path"]), made.ecg_sources(made.ecgs)[one["ecg_id"]])
         assert (record.unit, record.fs_hz, record.signal.shape, record.leads) == ("zscore", 250, (12, 2500), STANDARD_LEADS)
         np.testing.assert_allclose(record.signal, np.broadcast_to(array[one["row"], 0].T, (12, 2500)), rtol=1e-6)
         assert (one["fs_hz"], one["unit"], one["leads"]) == (250.0, "zscore", ",".join(STANDARD_LEADS))
         assert one["time"] is None
-    assert made.ecg_sources(made.ecgs)["e11"].row == 1
+    assert made.ecg_sources(made.ecgs)["echonext-e11"].row == 1
 
 
 def test_splits_are_the_publishers_and_earlier_ecgs_of_test_patients_are_in_none(root, tmp_path):
     made = index(root, tmp_path / "cat")
-    assert {one["ecg_id"]: one["split"] for one in made.pairs.to_pylist()} == {
+    assert {key_of(one["ecg_id"]): one["split"] for one in made.pairs.to_pylist()} == {
         "e10": "train", "e11": "train", "e40": "train", "e20": "val", "e30": "test",
     }  # fmt: skip
     assert defects(made)["ecgs", "no_split"] == 2
     kept = index(root, tmp_path / "kept", no_split="none")
-    split = {one["ecg_id"]: (one["subject_id"], one["split"]) for one in kept.pairs.to_pylist()}
+    split = {key_of(one["ecg_id"]): (one["subject_id"], one["split"]) for one in kept.pairs.to_pylist()}
     assert split["e31"] == split["e32"] == ("3.earlier", "none")
     assert split["e30"] == ("3", "test")
     assert {key: at for key, at in split.items() if at[1] != "none"} == {
-        one["ecg_id"]: (one["subject_id"], one["split"]) for one in made.pairs.to_pylist()
+        key_of(one["ecg_id"]): (one["subject_id"], one["split"]) for one in made.pairs.to_pylist()
     }
 
 
@@ -102,17 +107,17 @@ def test_a_flag_is_a_label_only_where_its_value_was_measured(root, tmp_path):
 
 def test_the_definition_tells_composites_without_any_value(root, tmp_path):
     made = index(root, tmp_path / "cat")
-    said = {one["ecg_id"]: one["definition"] for one in made.labels_named("echonext.shd").to_pylist()}
+    said = {key_of(one["ecg_id"]): one["definition"] for one in made.labels_named("echonext.shd").to_pylist()}
     assert "no value is given" in said["e11"]
     assert all("no value" not in said[key] for key in ("e10", "e20", "e30", "e40"))
-    walls = {one["ecg_id"]: one["definition"] for one in made.labels_named("wall_mm").to_pylist()}
+    walls = {key_of(one["ecg_id"]): one["definition"] for one in made.labels_named("wall_mm").to_pylist()}
     assert walls["e30"] == "ivs_measurement alone, cm to mm"
     assert walls["e10"] == "max(ivs_measurement, lvpw_measurement), cm to mm"
 
 
 def test_labels_reach_their_ecg_without_any_time(root, tmp_path):
     made = index(root, tmp_path / "cat")
-    values = pairs.label_values(made, ["e20", "e11", "e10"], "lvef")
+    values = pairs.label_values(made, [f"echonext-{key}" for key in ("e20", "e11", "e10")], "lvef")
     np.testing.assert_array_equal(values, [45, np.nan, 60])
 
 
@@ -162,7 +167,7 @@ def test_a_name_in_capitals_and_other_column_orders_are_the_same(root, tmp_path)
 def test_a_version_without_keys_has_rows_as_ids(root, tmp_path):
     rows = [{name: one[name] for name in COLUMNS[1:]} for one in rows_of()]
     write_table(root / TABLE, rows, columns=COLUMNS[1:])
-    assert sorted(index(root, tmp_path / "cat").ecgs["ecg_id"].to_pylist()) == [
+    assert sorted(map(key_of, index(root, tmp_path / "cat").ecgs["ecg_id"].to_pylist())) == [
         "test.0",
         "train.0",
         "train.1",
@@ -174,7 +179,7 @@ def test_a_version_without_keys_has_rows_as_ids(root, tmp_path):
 def test_half_a_download_leaves_its_ecgs_out_until_the_rest_is_there(root, tmp_path):
     (root / NAMES["train"]).rename(tmp_path / "later.npy")
     made = index(root, tmp_path / "cat")
-    assert sorted(made.ecgs["ecg_id"].to_pylist()) == ["e20", "e30"]
+    assert sorted(map(key_of, made.ecgs["ecg_id"].to_pylist())) == ["e20", "e30"]
     assert defects(made)["ecgs", "no_waveforms"] == 3
     assert any(what.startswith("train:") for what in made.meta["missing"])
     shutil.move(tmp_path / "later.npy", root / NAMES["train"])
@@ -198,7 +203,7 @@ def test_a_damaged_array_leaves_only_its_own_ecgs_out(root, tmp_path, damage):
     path = root / NAMES["train"]
     path.write_bytes(damage(path.read_bytes()))
     made = index(root, tmp_path / "cat")
-    assert sorted(made.ecgs["ecg_id"].to_pylist()) == ["e20", "e30"]
+    assert sorted(map(key_of, made.ecgs["ecg_id"].to_pylist())) == ["e20", "e30"]
     assert defects(made)["ecgs", "no_waveforms"] == 3
     assert any(item == "waveforms" for item, _ in defects(made))
 
