@@ -336,6 +336,8 @@ def write(
     streams = tables.texts is not None and not isinstance(tables.texts, pa.Table)
     texts = _conformed("texts", None if streams else tables.texts)
     subjects = _subjects(reading, [*made.values(), labels, texts], tables, family)
+    if options.same_admission and any(t.num_rows and t["admission_id"].null_count == t.num_rows for t in made.values()):
+        raise reading.refuse("its ECGs or echo studies name no admission, so --same-admission would pair none. Leave it out.")
     pairs = make_pairs(made["ecgs"], made["clips"], texts, subjects, options)
     pseudonyms = _pseudonyms(options, family, key)
     known = subjects["subject_id"].combine_chunks()
@@ -463,7 +465,13 @@ def _looks_like(root: Path, asked: str, otherwise: str = " Give the folder that 
 
 
 def _files(root: Path, folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    for place, below, names in os.walk(folder):
+    seen: set[tuple[int, int]] = set()  # videos often lie on another disk behind a link, and a link may lead into itself
+    for place, below, names in os.walk(folder, followlinks=True):
+        stat = os.stat(place)
+        if (stat.st_dev, stat.st_ino) in seen:
+            below[:] = []
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
         below[:] = sorted(name for name in below if not name.startswith("."))
         relative = Path(place).relative_to(root).as_posix()
         for name in sorted(names):

@@ -74,6 +74,16 @@ def test_dynamic_has_its_table_s_splits_frames_and_labels(dynamic, tmp_path):
     assert units == {("lvef", "%"), ("esv_ml", "mL"), ("edv_ml", "mL")}
 
 
+def test_videos_may_lie_behind_a_link_even_one_that_leads_into_itself(dynamic, tmp_path):
+    videos = dynamic / "EchoNet-Dynamic" / "Videos"
+    videos.rename(tmp_path / "elsewhere")
+    videos.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "elsewhere")
+    made = index("echonet_dynamic", dynamic, tmp_path / "cat")
+    assert made.clips.num_rows == 4
+    assert ("clips", "file_twice") not in defects(made)
+
+
 def test_dynamic_counts_what_the_tracings_lack(dynamic, tmp_path):
     found = defects(index("echonet_dynamic", dynamic, tmp_path / "cat"))
     assert found["tracings", "not_traced"] == 1
