@@ -90,6 +90,12 @@ def test_pairs_of_the_same_admission_alone(tmp_path):
     assert made.meta["pairing"] == {"window_days": [-200, 200], "match": "all", "same_admission": True}
 
 
+def test_the_same_admission_cannot_be_asked_where_none_is_known(tmp_path):
+    files = {name: lines for name, lines in PUBLISHED.items() if "admissions" not in name}
+    with pytest.raises(UserError, match="name no admission, so --same-admission would pair none"):
+        index(tree(tmp_path, files), options=IndexOptions(same_admission=True, workers=0))
+
+
 # Diagnoses
 
 
