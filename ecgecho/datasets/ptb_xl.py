@@ -13,6 +13,8 @@ set (in `all`: any statement), as in the literature (superclass: 21,388 records 
 healthy there. `ptbxl.quality.<column>`: 1 where the technical annotator noted anything, 0 where nothing.
 `ptbxl.validated_by_human`. `age_years`.
 
+An ECG is named as the Challenges name it, HR00001 for ecg_id 1: a bare number would also be a recording of other datasets.
+
 Reports are texts of source `report` as devices and cardiologists wrote them: mostly German, many English, few Swedish; some
 end in the middle of a word.
 
@@ -100,7 +102,8 @@ def read(reading: Reading) -> Tables:
     rows = reading.once("records", require(rows, ("ecg_id", "patient_id", "strat_fold"), place), "ecg_id")
     version = _version(reading, rows.num_rows)
     source = f"PTB-XL {version}"
-    ecg_id, patient = (_whole(reading, rows, column) for column in ("ecg_id", "patient_id"))
+    number, patient = (_whole(reading, rows, column) for column in ("ecg_id", "patient_id"))
+    ecg_id = pc.binary_join_element_wise("HR", pc.utf8_lpad(number, 5, "0"), "")
     subject = pc.binary_join_element_wise("ptbxl", patient, "-")
     time = reading.times("records", "recording_date", rows["recording_date"])
     paths = _paths(reading, rows)
