@@ -455,7 +455,8 @@ def pair(name: str, clip: EchoClip) -> U8:
     seen = blank(clip.frames, sector, clip.kind)
     middle = len(clip.frames) // 2
     outlined = clip.frames[middle].copy()
-    for mask, colour in ((sector.mask, (255, 200, 0)), (seen.any(axis=(0, 3)), (255, 80, 80))):
+    boxes = drawn_boxes(clip.frames, sector.mask) if clip.kind == "b_mode" else np.zeros_like(sector.mask)
+    for mask, colour in ((sector.mask, (255, 200, 0)), (sector.mask & ~boxes, (255, 80, 80))):
         edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         large = [edge for edge in edges if cv2.contourArea(edge) > 0.002 * mask.size]
         cv2.drawContours(outlined, large, -1, colour, max(1, mask.shape[0] // 300))

@@ -32,6 +32,10 @@ LIT, LIT_SHARE = 0.4, 0.68
 BLOCK, RINGING = 8, 0.06
 """Pixels of a JPEG block, over which an edge rings, and by how much of its brightness."""
 BRIGHT = 12
+TEXT = 11
+"""Pixels of WORK_SIZE: still writing is lit like tissue, but its lines are lower."""
+TRIMMED = 0.9
+"""Of a sector that may be lost with the writing beside it; more is tissue."""
 MIN_AREA, MAX_AREA = 0.15, 0.85
 """Of the region (of the image, where there is none): a sector of 90 degrees fills 0.55 of its box."""
 SMALL_AREA, DENSE, MAIN_SHARE = 0.02, 0.5, 0.4
@@ -102,7 +106,9 @@ def find_sector(clip: EchoClip) -> Sector:
         source, mask = "motion" if box is None else "region+motion", _with_tip(hull, box)
     else:
         defects.append("motion_unclear")
-        lit = _hull(scanned, shape, box)
+        lit, trimmed = _hull(scanned, shape, box), _hull(scanned, shape, box, least=TEXT)
+        if trimmed.sum() >= TRIMMED * lit.sum():
+            lit = trimmed
         if not _area_fits(lit, box):
             lit = _hull(small.mean(axis=0) > BRIGHT, shape, box)
         if _area_fits(lit, box):
@@ -272,10 +278,16 @@ def _scanned(small: npt.NDArray[np.int16], factor: float) -> Bool:
     return np.asarray(cv2.blur(lit.astype(np.float32), (5, 5)) >= LIT_SHARE)
 
 
-def _hull(evidence: Bool, shape: tuple[int, int], box: Bool | None) -> Bool:
-    """(H, W) the filled convex hull of the largest piece of evidence (h, w), after joining pieces that nearly touch."""
+def _hull(evidence: Bool, shape: tuple[int, int], box: Bool | None, *, least: int = 3) -> Bool:
+    """(H, W) the filled convex hull of the largest piece of evidence (h, w), after joining pieces that nearly touch.
+
+    What is thinner than `least` pixels is none.
+    """
     size = (evidence.shape[1], evidence.shape[0])
-    small = cv2.morphologyEx(evidence.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    whole = evidence.astype(np.uint8)
+    if least > 3:  # on one frame, speckle has gaps
+        whole = cv2.morphologyEx(whole, cv2.MORPH_CLOSE, _disc(least / 2))
+    small = cv2.morphologyEx(whole, cv2.MORPH_OPEN, np.ones((least, least), np.uint8))
     if box is not None:
         small &= cv2.resize(box.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     joined = cv2.morphologyEx(small, cv2.MORPH_CLOSE, _disc(max(size) // 40 + 1))
