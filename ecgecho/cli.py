@@ -238,6 +238,44 @@ def index(
     close("index", out, totals, 0, bar.seconds, f"ecgecho {step} {quoted(out)} {option} {quoted(store)}")
 
 
+@app.command("extract-notes")
+def extract_notes(
+    catalog: Annotated[Path, typer.Argument(help="A catalog with clinical notes among its texts.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Another catalog to write (default: in its place).")] = None,
+    source: Annotated[str, typer.Option(help="Which texts: discharge, ...")] = "discharge",
+    server: Annotated[str, typer.Option(metavar="URL", help="An OpenAI-compatible server of your own, up to /v1.")] = "",
+    model: Annotated[str, typer.Option(help="The model that the server runs.")] = "",
+    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Notes may leave for a server elsewhere.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many notes.")] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="Notes that are asked for at a time.")] = 4,
+    workers: Workers = None,
+) -> None:
+    """Add to a catalog's labels what its clinical notes state of the heart: by rules, or by a model that you run."""
+    from ecgecho import catalog as tables
+    from ecgecho import extract_notes as story
+
+    if bool(server) != bool(model):
+        raise usage("--server and --model belong together; without them the notes are read by rules.")
+    read = tables.read(catalog)
+    asked = story.server_at(server, model, allow_remote=allow_remote) if server else None
+    if asked is not None and allow_remote and not story.notes_server.is_local(asked):
+        say(story.leaving(read, asked, source=source, limit=limit))
+    with ProgressBar("extract-notes", "notes") as bar:
+        done = story.extract(
+            read, out=out, server=asked, limit=limit, source=source, workers=_cores(workers), parallel=parallel, progress=bar
+        )
+    print(f"read by {done.by}")
+    for name, count in sorted(done.names.items()):
+        print(f"  {name:32} {count:>9}")
+    for what, counted in (("no usable answer", done.failed), ("statements not taken", done.refused)):
+        for reason, count in sorted(counted.items()):
+            print(f"  {what}: {reason:20} {count:>9}")
+    status = 3 if done.failed else 0
+    close("extract-notes", out or catalog, done.counts(), status, bar.seconds, "")
+    if status:
+        raise typer.Exit(status)
+
+
 @app.command("cache-echo")
 def cache_echo(
     source: Annotated[Path, typer.Argument(help="A catalog, or a folder of DICOM or AVI files.")],

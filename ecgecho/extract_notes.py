@@ -100,7 +100,8 @@ def extract(
     """Read the catalog's texts of `source` and write the catalog again with their labels, in its place or in `out`.
 
     With `server` each note is asked for there, `parallel` at a time, and answers are kept in a folder beside the catalog;
-    else `workers` processes read them by the rules. `limit` takes the first so many notes.
+    else `workers` processes read them by the rules. `limit` takes the first so many notes. Where no note gets an answer,
+    nothing is written.
     """
     total = _count(catalog, source)
     wanted = total if limit is None else min(limit, total)
@@ -110,6 +111,8 @@ def extract(
     catalogs.check_place(out or catalog.path)
     if server is not None and not server.allow_remote and not notes_server.is_local(server):
         raise UserError(f"{leaving(catalog, server, source=source, limit=limit)} --allow-remote sends it.")
+    if server is not None:
+        notes_server.check_reachable(server)
     work = _Work(by, source)
     stream = _notes(catalog, source, wanted, BLOCK if server is None else max(4 * parallel, 16))
     answered = _by_rules(stream, wanted, workers, work) if server is None else _by_server(stream, server, catalog, parallel, work)
@@ -120,6 +123,9 @@ def extract(
         done += len(block)
         if progress is not None:
             progress("notes", done, wanted)
+    if wanted and sum(work.failed.values()) == wanted:
+        reasons = ", ".join(f"{code} {count}" for code, count in sorted(work.failed.items()))
+        raise UserError(f"no note got a usable answer ({reasons}); {out or catalog.path} is as it was. Mend it and run it again.")
     labels = pa.concat_tables(tables) if tables else SCHEMAS["labels"].empty_table()
     fresh = with_labels(
         catalog,

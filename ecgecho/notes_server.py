@@ -32,6 +32,7 @@ from ecgecho.notes import BOUNDS, GRADED, NUMBERS, Finding, Form, When, places
 from ecgecho.notes_rules import is_graded_by_words
 from ecgecho.types import ItemError, Json, UsageError, UserError
 
+REACH_S = 3.0
 PROMPT_VERSION = 1
 """Raised when prompt, schema or checks change; answers of another version are asked for again."""
 MAX_ANSWER_BYTES = 1 << 22
@@ -133,6 +134,17 @@ def is_local(server: Server) -> bool:
     """Whether every address of the server's host is this machine or in a private network."""
     where = _parts(server.url)
     return all(_private(ip) for ip in _resolve(where))
+
+
+def check_reachable(server: Server) -> None:
+    """Refuse to begin where nothing listens."""
+    where = _parts(server.url)
+    try:
+        socket.create_connection((where.host, where.port), REACH_S).close()
+    except OSError as error:
+        raise UserError(
+            f"nothing answers at {server.url} ({error.strerror or error}). Start the server, or mend --server."
+        ) from error
 
 
 def ask(server: Server, text: str) -> Answer:

@@ -242,6 +242,23 @@ def test_notes_without_an_answer_are_counted_and_asked_for_again(tmp_path: Path)
     assert (second.asked, second.from_cache, second.failed) == (1, 3, {})
 
 
+def test_where_nothing_listens_nothing_is_begun(tmp_path: Path) -> None:
+    before = made(tmp_path / "cat", [("n", "a", "TTE: EF 20%")])
+    with stub(reading) as told:
+        url = told.url
+    with pytest.raises(UserError, match="nothing answers at"):
+        asked(before, url, parallel=1)
+    assert catalogs.read(before.path).labels.equals(before.labels)
+
+
+def test_where_no_note_gets_an_answer_the_labels_stay(tmp_path: Path) -> None:
+    before = made(tmp_path / "cat", [("n", "a", "TTE: EF 20%"), ("m", "b", "TTE: EF 30%")])
+    by_rules = extract(before, workers=0)
+    with stub(lambda text, number: (200, "no JSON", {})) as told, pytest.raises(UserError, match="no note got a usable answer"):
+        asked(before, told.url, parallel=1)
+    assert catalogs.read(before.path).labels.equals(by_rules.catalog.labels)
+
+
 def test_a_server_that_is_gone_ends_the_job_and_leaves_the_catalog_alone(tmp_path: Path) -> None:
     notes = [(f"n{i}", "a", f"TTE: EF {20 + i}%") for i in range(60)]
     before = made(tmp_path / "cat", notes)
