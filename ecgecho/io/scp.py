@@ -7,8 +7,10 @@ Section 1, which holds the patient, is not looked at.
 
 Refused: bimodal compression (decimated between the beats), leads of different times, section 12 (version 3, long recordings).
 
-Source: EN 1064 as ECGDataKit 2.0.3 reads it (facts only). Tables other than the default one, and vendors' deviations, were never
-met in a real file.
+Defects of a record that was read: reference_beat_added.
+
+Source: EN 1064 as ECGDataKit 2.0.3 reads it (facts only). Where the beat goes, the C# ECG Toolkit agrees; PixelMed's SCPECG.java
+has it one sample later. Tables other than the default one, and vendors' deviations, were never met in a real file.
 """
 
 from __future__ import annotations
@@ -90,7 +92,9 @@ def _read(data: bytes, path: Path) -> EcgRecord:
             raise ItemError("damaged_header", f"{path.name}: a beat was subtracted, and it is not there")
         _add_beats(values_nv, sections, spans[0][0], interval_us, tables, path)
     leads = [SCP_LEADS.get(code, f"channel {row + 1}") for row, (_, _, code) in enumerate(spans)]
-    return record_of(path, leads, (values_nv * 1e-6).astype(np.float32), rate(near_integer(1e6 / interval_us), path))
+    defects = ("reference_beat_added",) if flags & 1 else ()
+    fs_hz = rate(near_integer(1e6 / interval_us), path)
+    return record_of(path, leads, (values_nv * 1e-6).astype(np.float32), fs_hz, defects=defects)
 
 
 def _sections(data: bytes, path: Path) -> dict[int, bytes]:

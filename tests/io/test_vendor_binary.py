@@ -62,7 +62,9 @@ def test_scp_rate_and_amplitude_are_what_section_6_says(tmp_path, interval_us, f
 @pytest.mark.parametrize("times", [0, 2])
 def test_the_reference_beat_is_added_where_it_was_subtracted_and_nowhere_else(tmp_path, times):
     data = make.scp(EIGHT_COUNTS, times=times, beat=(15, 10000, BEAT), qrs=QRS)
-    same(read_ecg(written(tmp_path, data, "ecg.scp")), EIGHT_COUNTS, 5e-3)
+    record = read_ecg(written(tmp_path, data, "ecg.scp"))
+    same(record, EIGHT_COUNTS, 5e-3)
+    assert record.defects == ("reference_beat_added",)
 
 
 def test_full_scale_samples_survive_second_differences_in_16_bits(tmp_path):
