@@ -8,7 +8,7 @@ tell what was found after it. Layout of HCUP's DXCCSR table from memory: unverif
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,34 +137,39 @@ def by_ecg(reading: Reading, part: str, lists: pa.ChunkedArray, column: str) -> 
     )
 
 
-def labels(reading: Reading, coded: Coded, stay: I64, ecgs: pa.Table, wanted: Sequence[str], ccsr: Path | None) -> list[pa.Table]:
-    """A table for each label; `stay` (N,) is that of each ECG, -1 where it has none."""
+def labels(
+    reading: Reading, coded: Coded, stay: I64, ecgs: pa.Table, wanted: Sequence[str], ccsr: Path | None
+) -> Iterator[pa.Table]:
+    """A table for each label, made when it is asked for; `stay` (N,) is that of each ECG, -1 where it has none."""
     groups = _groups(reading, coded, wanted, ccsr)
     inside = np.flatnonzero(stay >= 0)
     silent = inside[~coded.coded[stay[inside]]]
     reading.defect("diagnoses", "not_coded", "ECGs of a stay without a code; not labelled", len(silent))
     old = inside[coded.coded[stay[inside]] & ~coded.whole[stay[inside]]]
     reading.defect("diagnoses", "icd_9", "ECGs of a stay with ICD-9 codes: 0 is not known there", len(old))
-    made = []
+    return _rows(coded, stay, inside, ecgs, groups)
+
+
+def _rows(
+    coded: Coded, stay: I64, inside: I64, ecgs: pa.Table, groups: Mapping[str, tuple[list[int], str]]
+) -> Iterator[pa.Table]:
+    """One table after the other: together they may be tens of millions of rows."""
     for name, (group, definition) in groups.items():
         positive, known = coded.answers(group)
         rows = inside[known[stay[inside]]]
         if not len(rows):
             continue
         chosen = ecgs.select(["subject_id", "ecg_id", "time"]).take(pa.array(rows))
-        made.append(
-            _tables.label_rows(
-                name,
-                positive[stay[rows]].astype(np.float64),
-                subject_id=chosen["subject_id"],
-                ecg_id=chosen["ecg_id"],
-                time=chosen["time"],
-                unit=None,
-                source=coded.source,
-                definition=f"{definition}; 0 where all codes of the stay are ICD-10-CM and none is",
-            )
+        yield _tables.label_rows(
+            name,
+            positive[stay[rows]].astype(np.float64),
+            subject_id=chosen["subject_id"],
+            ecg_id=chosen["ecg_id"],
+            time=chosen["time"],
+            unit=None,
+            source=coded.source,
+            definition=f"{definition}; 0 where all codes of the stay are ICD-10-CM and none is",
         )
-    return made
 
 
 def _groups(reading: Reading, coded: Coded, wanted: Sequence[str], ccsr: Path | None) -> dict[str, tuple[list[int], str]]:

@@ -43,6 +43,8 @@ class Tables:
     more_texts: Callable[[pa.Array], Iterable[pa.Table]] | None = None
     """Written after `texts`, block by block; as all texts that come in blocks they are no ECG's own text in `pairs`."""
     labels: Sequence[pa.Table] = ()
+    more_labels: Iterable[pa.Table] = ()
+    """Made while they are written, after `labels`; their subjects have something in another table."""
     people: pa.Table | None = None
     """subject_id, sex, birth_year; subjects who have nothing else are left out."""
     official: pa.Table | None = None
@@ -331,11 +333,10 @@ def write(
     """
     options = reading.options
     made = {name: _conformed(name, table) for name, table in (("ecgs", tables.ecgs), ("clips", tables.clips))}
-    labels = pa.concat_tables([_conformed("labels", table) for table in tables.labels]) if tables.labels else None
-    labels = SCHEMAS["labels"].empty_table() if labels is None else labels.unify_dictionaries()
+    labels = [_conformed("labels", table) for table in tables.labels]
     streams = tables.texts is not None and not isinstance(tables.texts, pa.Table)
     texts = _conformed("texts", None if streams else tables.texts)
-    subjects = _subjects(reading, [*made.values(), labels, texts], tables, family)
+    subjects = _subjects(reading, [*made.values(), *labels, texts], tables, family)
     if options.same_admission and any(t.num_rows and t["admission_id"].null_count == t.num_rows for t in made.values()):
         raise reading.refuse("its ECGs or echo studies name no admission, so --same-admission would pair none. Leave it out.")
     pairs = make_pairs(made["ecgs"], made["clips"], texts, subjects, options)
@@ -344,6 +345,12 @@ def write(
 
     def private(name: str, table: pa.Table) -> pa.Table:
         return table if pseudonyms is None else pseudonyms.table(name, table)
+
+    def all_labels() -> Iterator[pa.Table]:
+        for table in labels:
+            yield private("labels", table)
+        for table in tables.more_labels:
+            yield private("labels", _conformed("labels", table))
 
     def all_texts() -> Iterator[pa.Table]:
         if streams:
@@ -367,7 +374,7 @@ def write(
             "clips": private("clips", made["clips"]),
             "ecgs": private("ecgs", made["ecgs"]),
             "texts": all_texts(),
-            "labels": private("labels", labels),
+            "labels": all_labels(),
             "pairs": private("pairs", pairs),
             "defects": _Defects(reading.defects),  # texts that stream add to them while they are written
         },

@@ -117,7 +117,7 @@ def read(reading: Reading) -> Tables:
     clips = _with_views(reading, clips)
     tell("diagnoses", 4, 6)
     lists = _ext_icd(reading, ecgs)
-    labels += _diagnoses(reading, ecgs, lists)
+    diagnoses = _diagnoses(reading, ecgs, lists)
     tell("people", 5, 6)
     return Tables(
         ecgs=ecgs,
@@ -125,6 +125,7 @@ def read(reading: Reading) -> Tables:
         texts=reports,
         more_texts=(lambda known: _notes(reading, known)) if "notes" in reading.parts else None,
         labels=labels,
+        more_labels=diagnoses,
         people=_people(reading, lists),
         official=_folds(reading, lists),
     )
@@ -388,10 +389,10 @@ def _ext_icd(reading: Reading, ecgs: pa.Table) -> pa.Table | None:
     return rows.append_column("ecg", place).filter(pc.is_valid(place))
 
 
-def _diagnoses(reading: Reading, ecgs: pa.Table, lists: pa.Table | None) -> list[pa.Table]:
+def _diagnoses(reading: Reading, ecgs: pa.Table, lists: pa.Table | None) -> Iterable[pa.Table]:
     config = reading.config
     if not config.diagnoses or not ecgs.num_rows:
-        return []
+        return ()
     ccsr = _table_at(reading, "ccsr", config.ccsr, "dxccsr")
     stay: I64 = np.full(ecgs.num_rows, -1, np.int64)
     if config.diagnoses_of != "admission":
