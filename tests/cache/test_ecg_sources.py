@@ -167,6 +167,15 @@ def test_a_contract_in_z_scores_standardises_every_lead_whatever_the_unit(echone
     np.testing.assert_allclose(signal_of(tmp_path / "mv.zarr", "e0"), signal, atol=2e-3)
 
 
+def test_the_plug_in_of_the_guide_takes_z_scores(echonext, tmp_path):
+    path, _ = echonext
+    guide = (Path(__file__).parents[2] / "docs/ecg_signals.md").read_text(encoding="utf-8")
+    (tmp_path / "standardised.py").write_text(guide.split("```python\n")[1].split("```")[0])
+    wanted = cache.find_contract(str(tmp_path / "standardised.py"))
+    assert (wanted.name, wanted.unit, wanted.num_samples) == ("standardised", "zscore", 1000)
+    assert run(path, tmp_path / "z.zarr", wanted).exit_status == 0
+
+
 def test_no_encoder_in_millivolts_is_fed_from_a_store_in_z_scores(echonext, tmp_path):
     path, _ = echonext
     run(path, tmp_path / "z.zarr", replace(CONTRACT, unit="zscore"))
