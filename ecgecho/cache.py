@@ -410,7 +410,7 @@ def find_contract(name: str) -> EcgContract:
     """The contract of that name, from the encoders that ship with the package or a path to one."""
     from ecgecho.types import UsageError
 
-    stem = name.replace("-", "_")
+    stem = name if name.endswith(".py") else name.replace("-", "_")
     known: dict[str, EcgContract] = {}
     for encoder in [name] if name.endswith(".py") else plugins.names("encoders"):
         contract: EcgContract = plugins.load("encoders", encoder).CONTRACT
