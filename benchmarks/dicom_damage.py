@@ -2,8 +2,8 @@
 
     python benchmarks/dicom_damage.py --out benchmarks/results/dicom_damage_YYYYMM.md
 
-Small simulated pictures, coded by the tests' own encoders (tests/io/test_dicom_syntaxes.py). Damage lies in the pixels only. Every
-file is read in a process that can be killed.
+Small simulated pictures, coded by the tests' own encoders (tests/io/test_dicom_syntaxes.py). Damage lies in the pixels only.
+Every file is read in a process that can be killed.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def main() -> None:
         f" PyAV {av.__version__}, Pillow {PIL.__version__}, Python {platform.python_version()}",
         f"- date: {datetime.date.today()}, commit {commit()}",
         f"- command: `python {' '.join(sys.argv)}`",
-        f"- {len(FRAMES)} simulated pictures of {FRAMES.shape[1]} x {FRAMES.shape[2]}; {words.mutants} files with one changed byte of"
-        f" the pixels, {words.mutants} with twenty, {words.mutants // 2} cut; one process, at most {TIMEOUT_S:g} s and"
+        f"- {len(FRAMES)} simulated pictures of {FRAMES.shape[1]} x {FRAMES.shape[2]}; {words.mutants} files with one changed"
+        f" byte of the pixels, {words.mutants} with twenty, {words.mutants // 2} cut; one process, at most {TIMEOUT_S:g} s and"
         f" {MEMORY >> 30} GiB a file",
         "- wrong: a clip of the right length with other pixels than the whole file's, and no error",
         "",

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ecgecho.echo.sector import blank, coloured_boxes, find_sector
+from ecgecho.echo.sector import blank, drawn_boxes, find_sector
 from ecgecho.io import read_echo
 from ecgecho.simulate import write
 from ecgecho.simulate.echo import VIEWS, draw, shoot
@@ -69,7 +69,7 @@ def outside(request, tmp_path_factory) -> Outside:
         chosen = np.linspace(0, len(clip.frames) - 1, FRAMES_USED).round().astype(int)
         sector = find_sector(clip)
         seen = blank(clip.frames, sector, clip.kind)
-        kept = sector.mask & ~coloured_boxes(clip.frames, sector.mask)
+        kept = sector.mask & ~drawn_boxes(clip.frames, sector.mask)
         silhouettes.append([_small(255.0 * kept)])
         bare.append([_small(frame * around[..., None]) for frame in clip.frames[chosen]])
         masked.append([_small(frame * around[..., None]) for frame in seen[chosen]])
