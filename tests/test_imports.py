@@ -12,7 +12,7 @@ STORIES = {"cache", "cluster", "train", "evaluate", "embed", "convert", "report"
 FOUNDATION = {"types", "config", "plugins"}
 COMMANDS = STORIES | FOUNDATION | {"catalog", "log", "embed_cache", "ecgecho", "terminal"}
 ALLOWED = {
-    "cli": COMMANDS | {"cli_store", "job", "doctor", "waveforms", "keys"},
+    "cli": COMMANDS | {"cli_store", "job", "doctor", "waveforms", "notes_server", "keys"},
     "cli_store": COMMANDS | {"difference", "export", "exchange", "foreign"},
     "doctor": {"config", "plugins", "catalog", "io", "types"},
     "waveforms": {"catalog", "decode", "io", "types"},

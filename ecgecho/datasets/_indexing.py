@@ -211,7 +211,9 @@ class Reading:
         return [self.out / name, self.out.with_name(f".{self.out.name}.{name}")]
 
     def finish(self) -> dict[str, bytes]:
-        """What the catalog keeps of the scans, by file name."""
+        """What the catalog keeps of the scans, by file name; nothing beside pseudonyms: files hold dates and ids as they are."""
+        if self.options.pseudonymise:
+            return {}
         return {self._memory(item)[0].name: found.lines for item, found in self.scans.items()}
 
     def forget(self) -> None:
@@ -287,7 +289,7 @@ class Indexed:
             raise UserError(f"{error}{_looks_like(root, self.spec.name, otherwise='')}") from error
         lacks = [name for name in self.spec.needs if name not in parts]
         if lacks and not (self.spec.any_of and len(lacks) < len(self.spec.needs)):
-            wanted = ", ".join(" or ".join(self.spec.parts[name]) for name in lacks)
+            wanted = ", ".join(" or ".join(word.removeprefix("**/") for word in self.spec.parts[name]) for name in lacks)
             raise UserError(
                 f"{root} is not {self.spec.name}: there is no {wanted} in it or up to {_tables.MAX_DEPTH} folders below."
                 f"{_looks_like(root, self.spec.name)}"

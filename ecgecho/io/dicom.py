@@ -99,7 +99,7 @@ def scan(path: Path) -> DicomHeader:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """pydicom meets damaged bytes with any exception there is; the user gets one."""
+    """pydicom meets damaged bytes with any exception there is, and quotes values, which may be a patient's; the user gets one."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -108,10 +108,10 @@ def readable(path: Path) -> Iterator[None]:
         raise
     except OSError as err:
         if err.errno is None:  # Pillow and pydicom raise it for damaged data
-            raise ItemError("undecodable", f"{path.name}: {type(err).__name__}: {err}") from err
+            raise ItemError("undecodable", f"{path.name}: {type(err).__name__} while it was read") from None
         raise ItemError("unreadable", f"{path.name}: {err.strerror}", permanent=False) from err
     except Exception as err:
-        raise ItemError("undecodable", f"{path.name}: {type(err).__name__}: {err}") from err
+        raise ItemError("undecodable", f"{path.name}: {type(err).__name__} while it was read") from None
 
 
 def _header(file: BinaryIO, name: str, *, most: int = MAX_BYTES) -> tuple[Any, DicomHeader, BinaryIO]:
@@ -142,7 +142,7 @@ def _header(file: BinaryIO, name: str, *, most: int = MAX_BYTES) -> tuple[Any, D
     except (OSError, MemoryError):
         raise
     except Exception as err:
-        raise ItemError("damaged_header", f"{name}: {type(err).__name__}: {err}") from err
+        raise ItemError("damaged_header", f"{name}: {type(err).__name__} in its header") from None
     if modality not in ECHO_MODALITIES:
         raise ItemError("not_ultrasound", f"{name} has modality {modality}", outcome="excluded")
     if rows < 1 or columns < 1:
@@ -165,7 +165,7 @@ def _header(file: BinaryIO, name: str, *, most: int = MAX_BYTES) -> tuple[Any, D
     except MemoryError:
         raise
     except Exception as err:
-        raise ItemError("damaged_header", f"{name}: {type(err).__name__}: {err}") from err
+        raise ItemError("damaged_header", f"{name}: {type(err).__name__} in its header") from None
     header = DicomHeader(
         kind=kind,
         num_frames=frames,
