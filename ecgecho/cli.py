@@ -166,8 +166,8 @@ def simulate(
     following = module.READ_BY.format(root=quoted(out), beside=quoted(out / "catalog"), ecg=quoted(out / "ecg.zarr"))
     if tables_only:
         print("no waveforms or pictures; the same command without --tables-only adds them.")
-        if not module.READ_BY.startswith("ecgecho index"):
-            following = ""  # only an index needs no waveforms
+        if not module.TABLES_ALONE:
+            following = ""
     elif not following:
         print(f"nothing in ecgecho reads the layout {module.NAME} yet; its tables and arrays are for other tools.")
     close("simulate", out, counts, 0, bar.seconds, following)
@@ -232,10 +232,14 @@ def index(
     description = tables.describe(catalog)
     print(tables.render(description))
     totals = {name: row["all"] for name, row in description["counts"].items() if isinstance(row, dict) and "all" in row}
-    step = "cache-echo" if catalog.clips.num_rows else "cache-ecg"
-    option = "--teacher demo --out" if catalog.clips.num_rows else "--contract echoing_ecg --out"
-    store = out.parent / ("echo.zarr" if catalog.clips.num_rows else "ecg.zarr")
-    close("index", out, totals, 0, bar.seconds, f"ecgecho {step} {quoted(out)} {option} {quoted(store)}")
+    following = ""
+    if catalog.clips.num_rows:
+        following = f"ecgecho cache-echo {quoted(out)} --teacher demo --out {quoted(out.parent / 'echo.zarr')}"
+    elif "zscore" in catalog.ecgs["unit"].unique().to_pylist():  # no contract takes what is not in mV
+        following = f"ecgecho cache-ecg {quoted(out)} --out {quoted(out.parent / 'ecg_raw.zarr')}"
+    elif catalog.ecgs.num_rows:
+        following = f"ecgecho cache-ecg {quoted(out)} --contract echoing_ecg --out {quoted(out.parent / 'ecg.zarr')}"
+    close("index", out, totals, 0, bar.seconds, following)
 
 
 @app.command("extract-notes")
@@ -253,12 +257,13 @@ def extract_notes(
     """Add to a catalog's labels what its clinical notes state of the heart: by rules, or by a model that you run."""
     from ecgecho import catalog as tables
     from ecgecho import extract_notes as story
+    from ecgecho import notes_server
 
     if bool(server) != bool(model):
         raise usage("--server and --model belong together; without them the notes are read by rules.")
     read = tables.read(catalog)
     asked = story.server_at(server, model, allow_remote=allow_remote) if server else None
-    if asked is not None and allow_remote and not story.notes_server.is_local(asked):
+    if asked is not None and allow_remote and not notes_server.is_local(asked):
         say(story.leaving(read, asked, source=source, limit=limit))
     with ProgressBar("extract-notes", "notes") as bar:
         done = story.extract(

@@ -1,6 +1,7 @@
 """Layouts: a dataset's folders, names, columns and quirks. A layout is a file here, found by its name.
 
 A module of a layout has `NAME`; `READ_BY`, the command that reads it, with {root}, {beside} and {ecg} for its folders, or "";
+`TABLES_ALONE`, whether that command takes tables without waveforms;
 `TABLES`, what it streams while subjects come in order; `subject(job, person) -> Rows`, which writes the missing files of one
 person and gives its rows; and `finish(job) -> int`, which writes what needs the whole cohort and gives the number of files that
 were missing.
@@ -100,6 +101,7 @@ class Layout(Protocol):
 
     NAME: str
     READ_BY: str
+    TABLES_ALONE: bool
     TABLES: dict[str, Table]
 
     def subject(self, job: Job, person: Person) -> Rows:

@@ -30,6 +30,7 @@ from ecgecho.types import F32, STANDARD_LEADS
 
 NAME = "echonext"
 READ_BY = "ecgecho index echonext {root} --out {beside}"
+TABLES_ALONE = False
 
 RATE_HZ, SAMPLES = 250, 2500
 BASELINE_S = 0.6

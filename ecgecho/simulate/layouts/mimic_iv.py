@@ -23,6 +23,7 @@ from ecgecho.simulate.person import Admission, Person, Visit
 
 NAME = "mimic-iv"
 READ_BY = "ecgecho index mimic-iv {root} --out {beside}"
+TABLES_ALONE = True
 
 MACHINE = (
     "subject_id", "study_id", "cart_id", "ecg_time", *(f"report_{i}" for i in range(18)), "bandwidth", "filtering",

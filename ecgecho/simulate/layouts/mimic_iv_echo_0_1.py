@@ -7,6 +7,7 @@ from ecgecho.simulate.person import Person
 
 NAME = "mimic-iv-echo-0.1"
 READ_BY = mimic_iv.READ_BY
+TABLES_ALONE = True
 
 TABLES = {name: table for name, table in mimic_iv.TABLES.items() if name not in ("measurements", "studies")} | {
     "studies": Table(path=mimic_iv.TABLES["studies"].path, columns=mimic_iv.ECHO_STUDIES)

@@ -22,6 +22,7 @@ from ecgecho.types import F32
 
 NAME = "music"
 READ_BY = "ecgecho index music {root} --out {beside}"
+TABLES_ALONE = False
 
 RATE_HZ = 1000
 SAMPLES = 1_196_000

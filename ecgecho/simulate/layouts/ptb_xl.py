@@ -22,7 +22,8 @@ from ecgecho.simulate.person import Person
 from ecgecho.types import F32, STANDARD_LEADS
 
 NAME = "ptb-xl"
-READ_BY = "ecgecho cache-ecg {root}/records500 --contract echoing_ecg --out {ecg}"
+READ_BY = "ecgecho index ptb-xl {root} --out {beside}"
+TABLES_ALONE = True
 
 LEADS = tuple(lead.upper() for lead in STANDARD_LEADS)
 GAIN = 1000
