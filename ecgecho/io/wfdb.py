@@ -260,9 +260,12 @@ def _record(header: RecordHeader, values: F32, name: str, source: EcgSource | No
         lead = canonical_lead(given[row]) or f"signal {row}"
         scale = _MV_PER.get(signal.unit.lower())
         if scale is None:
-            if is_ecg_lead(lead):
+            if is_ecg_lead(lead) and source is not None and source.unit in _MV_PER:
+                scale = _MV_PER[source.unit]
+            elif is_ecg_lead(lead):
                 raise ItemError("unit_unknown", f"{name}: lead {lead} is in {signal.unit!r}, which is no voltage")
-            continue
+            else:
+                continue
         if lead in leads:
             raise ItemError("lead_named_twice", f"{name} has two leads {lead if is_ecg_lead(lead) else 'of one name'}")
         if scale != 1.0:

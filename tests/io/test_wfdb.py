@@ -216,6 +216,26 @@ def test_a_rate_or_a_row_that_the_record_does_not_have_is_refused(tmp_path):
     assert code_of(path, EcgSource(row=0)) == "row_outside"
 
 
+def test_a_unit_that_is_no_voltage_is_taken_from_the_dataset_or_refused(tmp_path):
+    raw = raw_of(100, 2)
+    path = dat_record(tmp_path, raw, ("II", "RESP"))
+    header = path.with_suffix(".hea")
+    header.write_text(header.read_text().replace("/mV", "/NU"))
+    assert code_of(path) == "unit_unknown"
+    assert code_of(path, EcgSource(unit="zscore")) == "unit_unknown"
+    found = read_ecg(path, EcgSource(unit="uv"))
+    assert found.leads == ("II",)
+    np.testing.assert_allclose(found.signal[0], raw[:, 0] / 200 / 1000, rtol=1e-6)
+
+
+def test_leads_without_names_are_named_by_the_dataset(tmp_path):
+    raw = raw_of(100, 3)
+    path = dat_record(tmp_path, raw, ("", "", ""))
+    found = read_ecg(path, EcgSource(leads=("vx", "vy", "vz")))
+    assert found.leads == ("X", "Y", "Z")
+    np.testing.assert_array_equal(found.signal, (raw.T / 200).astype(np.float32))
+
+
 def test_leads_are_told_by_their_names_where_avf_comes_before_avl(tmp_path):
     """The order of MIMIC-IV-ECG."""
     raw = raw_of(100)
