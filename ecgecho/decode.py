@@ -10,9 +10,10 @@ Shape letters: L samples.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,7 +174,11 @@ def ecg_fingerprint(path: str, source: EcgSource | None, record: EcgRecord | Non
 
 def source_tag(source: EcgSource | None) -> str:
     """What a fingerprint keeps of a source, so that another row, excerpt, unit, rate or lead is seen without reading."""
-    return "" if source is None else hashlib.sha256(repr(source).encode()).hexdigest()[:16]
+    if source is None:
+        return ""
+    # Only what is said: a field that sources may get later changes no tag of today.
+    said = {field.name: getattr(source, field.name) for field in fields(source) if getattr(source, field.name) != field.default}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def raw_columns(record: EcgRecord) -> dict[str, Any]:
