@@ -157,11 +157,12 @@ def ecg_fingerprint(path: str, source: EcgSource | None, record: EcgRecord | Non
     Of a row or an excerpt the values that are read are hashed, not the file: an array may hold 72,475 recordings in 17 GB.
     SIZE is always that of the files. `record` is what was read, where it was.
     """
-    if source is None:
+    tag = source_tag(source)
+    if source is None or not tag:
         return fingerprint(*ecg_files(path))
     if source.row is None and source.start_s == 0 and source.duration_s is None:
         size, _, found = fingerprint(*ecg_files(path)).rpartition(":")
-        return f"{size}:{source_tag(source)}:{found}"
+        return f"{size}:{tag}:{found}"
     read = record if record is not None else read_ecg(path, source)
     values = hashlib.sha256(repr((read.leads, read.unit, read.fs_hz, read.signal.shape)).encode())
     values.update(np.ascontiguousarray(read.signal).tobytes())
@@ -169,7 +170,7 @@ def ecg_fingerprint(path: str, source: EcgSource | None, record: EcgRecord | Non
         size = str(sum(os.stat(file).st_size for file in ecg_files(path)))
     except OSError as err:
         raise ItemError("unreadable", f"{os.path.basename(path)}: {err.strerror}", permanent=False) from err
-    return f"{size}:{source_tag(source)}:{values.hexdigest()}"
+    return f"{size}:{tag}:{values.hexdigest()}"
 
 
 def source_tag(source: EcgSource | None) -> str:
@@ -178,7 +179,7 @@ def source_tag(source: EcgSource | None) -> str:
         return ""
     # Only what is said: a field that sources may get later changes no tag of today.
     said = {field.name: getattr(source, field.name) for field in fields(source) if getattr(source, field.name) != field.default}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16] if said else ""
 
 
 def raw_columns(record: EcgRecord) -> dict[str, Any]:

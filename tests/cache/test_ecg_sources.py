@@ -313,6 +313,19 @@ def test_a_fingerprint_follows_the_values_of_its_row_and_the_size_of_its_file(ec
     assert max(map(len, marks)) < 120
 
 
+def test_a_catalog_that_says_something_of_one_ecg_leaves_the_others_as_they_were(tmp_path):
+    holter(tmp_path, "a", seconds=10)
+    holter(tmp_path, "b", seconds=10)
+    path = listed(tmp_path, [{"path": "a"}, {"path": "b"}])
+    assert run(path, tmp_path / "raw.zarr").exit_status == 0
+    listed(tmp_path, [{"path": "a"}, {"path": "b", "duration_s": 5.0}])
+    assert run(path, tmp_path / "raw.zarr").num_computed == 1
+    assert signal_of(tmp_path / "raw.zarr", "e1").shape == (12, 1000)
+    listed(tmp_path, [{"path": "a"}, {"path": "b"}])
+    assert run(path, tmp_path / "raw.zarr").num_computed == 1
+    assert signal_of(tmp_path / "raw.zarr", "e1").shape == (12, 2000)
+
+
 def test_the_files_of_an_ecg(tmp_path):
     for name in (
         "a.hea",
