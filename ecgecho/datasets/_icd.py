@@ -2,7 +2,8 @@
 
 A label is 1 where one of the codes of a stay is in the group, and 0 where the stay has codes, all of them ICD-10-CM and none in
 the group. A stay without codes says nothing. The codes of a stay are written at its end and for the bill: an ECG's label may
-tell what was found after it. Layout of HCUP's DXCCSR table from memory: unverified; what does not look like it is refused.
+tell what was found after it. The layout of HCUP's DXCCSR table is that of public code that reads it, never of the file itself:
+names and cells between apostrophes, 19 columns; what does not look like it is refused.
 """
 
 from __future__ import annotations
@@ -208,7 +209,8 @@ def _groups(reading: Reading, coded: Coded, wanted: Sequence[str], ccsr: Path | 
 
 def read_ccsr(path: Path) -> dict[str, tuple[str, ...]]:
     """Category -> codes, of HCUP's DXCCSR_v*.csv; every category of a code counts, not the default one alone."""
-    rows = _tables.read_table(path, ("ICD-10-CM CODE", CCSR_CATEGORIES[0]), CCSR_CATEGORIES[1:])
+    columns = ("ICD-10-CM CODE", CCSR_CATEGORIES[0])
+    rows = _tables.read_table(path, columns, CCSR_CATEGORIES[1:], encoding="latin-1")  # titles may hold any byte
     bare = {name: pc.utf8_trim(rows[name], " '\"") for name in rows.column_names}
     code = pc.replace_substring(pc.utf8_upper(bare["ICD-10-CM CODE"]), ".", "").to_pylist()
     found: dict[str, set[str]] = {}

@@ -15,11 +15,12 @@ mimic = plugins.load("datasets", "mimic-iv")
 
 CCSR = [
     "'ICD-10-CM CODE','ICD-10-CM CODE DESCRIPTION','Default CCSR CATEGORY IP','Default CCSR CATEGORY DESCRIPTION IP',"
-    + ",".join(f"'CCSR CATEGORY {k}','CCSR CATEGORY {k} DESCRIPTION'" for k in range(1, 7)),
-    "'I5022',\"Chronic systolic (congestive) heart failure\",'CIR019','Heart failure','CIR019','Heart failure',"
-    + "'EXT001','Made for this test'," + ",".join(["' ','  '"] * 4),
-    "'I481',\"Persistent, atrial fibrillation\",'CIR017','Cardiac dysrhythmias','CIR017','Cardiac dysrhythmias',"
-    + ",".join(["' ','  '"] * 5),
+    + "'Default CCSR CATEGORY OP','Default CCSR CATEGORY DESCRIPTION OP',"
+    + ",".join(f"'CCSR CATEGORY {k}','CCSR CATEGORY {k} DESCRIPTION'" for k in range(1, 7))
+    + ",'Rationale for Default Assignment'",
+    "'I5022',\"Chronic systolic (congestive) heart failure\"," + "'CIR019','Heart failure'," * 3
+    + "'EXT001','Made for this test'," + "' ','  '," * 4 + "'06 Infectious conditions'",
+    "'I481',\"Persistent, atrial fibrillation\"," + "'CIR017','Cardiac dysrhythmias'," * 3 + "' ','  '," * 5 + "'06 \u00e9'",
 ]  # fmt: skip
 EXT_ICD = [
     "file_name,study_id,subject_id,ecg_time,ed_stay_id,ed_hadm_id,hosp_hadm_id,ed_diag_ed,ed_diag_hosp,hosp_diag_hosp,"
