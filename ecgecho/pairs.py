@@ -97,7 +97,9 @@ def assign_splits(
 
 
 def check_together(catalogs: Sequence[Catalog]) -> list[str]:
-    """What must be said when these catalogs are used together; the same subject in two splits is a UserError."""
+    """What must be said when these catalogs are used together; a subject, or a recording by its name, in two splits of one
+    family is a UserError.
+    """
     seen: dict[str, list[Catalog]] = {}
     for catalog in catalogs:
         seen.setdefault(catalog.family, []).append(catalog)
@@ -105,6 +107,7 @@ def check_together(catalogs: Sequence[Catalog]) -> list[str]:
         for later in range(1, len(members)):
             for earlier in range(later):
                 _check_same_split(members[earlier], members[later], family)
+                _check_same_recordings(members[earlier], members[later], family)
     private = [catalog for catalog in catalogs if catalog.family.startswith("private:")]
     keys = {catalog.family for catalog in private}
     if len(keys) < 2:
@@ -360,3 +363,22 @@ def _check_same_split(one: Catalog, two: Catalog, family: str) -> None:
         f"{one.path} and {two.path} (family {family}) put {int(pc.sum(differs).as_py())} subjects into different splits, first "
         f"{subject_tag(subject)}: {here} and {there}. Index both again with the same version, or use one of them."
     )
+
+
+def _check_same_recordings(one: Catalog, two: Catalog, family: str) -> None:
+    """Datasets of a family may name people differently and recordings alike: HR00001 of a Challenge is PTB-XL's."""
+    ours, theirs = (pa.table({"ecg_id": _flat(c.ecgs["ecg_id"]), "split": _split_of_rows(c, c.ecgs)}) for c in (one, two))
+    here = _flat(ours["split"]).take(pc.index_in(_flat(theirs["ecg_id"]), value_set=_flat(ours["ecg_id"])))
+    differs = pc.fill_null(pc.not_equal(here, _flat(theirs["split"])), False)
+    if pc.any(differs).as_py():
+        row = int(pc.index(differs, True).as_py())
+        raise UserError(
+            f"{one.path} and {two.path} (family {family}) put {int(pc.sum(differs).as_py())} recordings of the same name into "
+            f"different splits: {here[row].as_py()} and {theirs['split'][row].as_py()}. They hold the same data: use one of them, "
+            "or give the subjects of one the ids and splits of the other."
+        )
+
+
+def _split_of_rows(catalog: Catalog, rows: pa.Table) -> pa.Array:
+    place = pc.index_in(_flat(rows["subject_id"]), value_set=_flat(catalog.subjects["subject_id"]))
+    return _flat(catalog.subjects["split"]).take(place)

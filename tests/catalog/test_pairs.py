@@ -236,6 +236,19 @@ def test_one_person_in_two_splits_of_two_catalogs_is_a_leak(tmp_path):
     assert catalog.subject_tag("b") in str(caught.value)
 
 
+def test_one_recording_in_two_splits_is_a_leak_though_its_people_have_other_names(tmp_path):
+    def made(name, subject, split):
+        ecgs = pa.table({"ecg_id": ["HR00001"], "subject_id": [subject], "path": ["x"]})
+        subjects = pa.table({"subject_id": [subject], "split": [split]})
+        tables = {"subjects": subjects, "ecgs": ecgs}
+        return catalog.write(tmp_path / name, root=tmp_path, dataset=name, family="cinc", tables=tables)
+
+    own, copy = made("ptb_xl", "ptbxl-7", "test"), made("challenge", "HR00001", "train")
+    with pytest.raises(UserError, match="put 1 recordings of the same name into different splits: test and train"):
+        pairs.check_together([own, copy])
+    assert pairs.check_together([own, made("same", "HR00001", "test")]) == []
+
+
 def test_two_keys_cannot_recognise_a_person_and_it_is_said(tmp_path):
     one = write(tmp_path / "one", "private:1", [("a", "train")])
     two = write(tmp_path / "two", "private:2", [("a", "test")])
