@@ -301,6 +301,7 @@ def run(folder: Path, out: Path, settings: Sequence[str], match: str, profile: b
     counts = made.meta["counts"]
     return {
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(time.process_time(), 1),
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
         "stages": stages,
         "ecgs": counts["ecgs"]["all"],
