@@ -198,17 +198,23 @@ def _run_lengths(data: bytes, header: DicomHeader) -> Samples:
     edges = [*offsets[:count], len(data)]
     if edges[0] < 64 or any(a >= b for a, b in zip(edges[:-1], edges[1:], strict=True)):
         raise ValueError("segments that do not follow each other")
-    size = header.rows * header.columns
-    planes = [
-        # One long row: runs may then cross the picture's rows, as some writers let them.
-        np.asarray(Image.frombytes("L", (size, 1), data[a:b], "packbits", "L")).reshape(header.rows, header.columns)
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    planes = [_unpacked(data[a:b], header) for a, b in zip(edges[:-1], edges[1:], strict=True)]
     joined: list[Samples] = [
         planes[i] if width == 1 else planes[width * i].astype(np.uint16) << 8 | planes[width * i + 1]
         for i in range(header.samples)
     ]
     return joined[0] if header.samples == 1 else np.stack(joined, axis=-1)
+
+
+def _unpacked(data: bytes, header: DicomHeader) -> U8:
+    """(H, W). One long row to the decoder: runs may then cross the picture's rows, as some writers let them."""
+    size = header.rows * header.columns
+    plane = np.asarray(Image.frombytes("L", (size, 1), data, "packbits", "L"), np.uint8)
+    try:
+        Image.frombytes("L", (size + header.columns, 1), data, "packbits", "L")
+    except ValueError:
+        return plane.reshape(header.rows, header.columns)
+    raise ValueError("a segment holds more rows than the picture")
 
 
 def _jpeg_lossless(data: bytes, header: DicomHeader, name: str) -> _Frame:

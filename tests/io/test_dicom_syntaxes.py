@@ -341,6 +341,15 @@ def test_run_lengths_agree_with_pydicom_and_may_cross_rows(tmp_path):
     np.testing.assert_array_equal(clip.frames[..., 0], flat)
 
 
+def test_run_lengths_that_give_more_than_the_picture_are_damaged(tmp_path):
+    ds = dataset(4, 48, 64, photometric="MONOCHROME2", samples=1)
+    flat = [np.full((48, 64, 1), 77, np.uint8)] * 4
+    padded = [packed_planes([frame]) + bytes(2) for frame in flat]
+    assert (read_echo(save(tmp_path / "a.dcm", ds, padded, RLELossless)).frames == 77).all()
+    longer = [packed_planes([np.full((50, 64, 1), 77, np.uint8)])] * 4
+    assert code_of(save(tmp_path / "b.dcm", ds, longer, RLELossless)) == "undecodable"
+
+
 @pytest.mark.parametrize("lossy", [False, True])
 @pytest.mark.parametrize("tag", ["YBR_RCT", "YBR_ICT", "RGB", "YBR_FULL"])
 def test_a_component_transform_of_jpeg_2000_is_undone_once(tmp_path, tag, lossy):
