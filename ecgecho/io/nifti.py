@@ -178,7 +178,7 @@ def _meta_header(head: bytes, name: str) -> VolumeHeader:
         raise ItemError("unsupported_format", f"{name}: compressed MetaImage is not read")
     kind, data_file = words.get("ElementType", ""), words.get("ElementDataFile", "")
     if kind not in META_TYPES or int(words.get("ElementNumberOfChannels", "1")) != 1:
-        raise ItemError("unsupported_pixels", f"{name}: elements of type {kind!r} are not read")
+        raise ItemError("unsupported_pixels", f"{name}: one number a pixel, of a MET_ type up to 64 bits, is read")
     if not data_file or data_file in ("LOCAL", "LIST") or "%" in data_file:
         raise ItemError("unsupported_format", f"{name}: its values must lie in one file beside it")
     if Path(data_file).name != data_file or "\\" in data_file:
