@@ -42,6 +42,7 @@ from ecgecho.decode import (
     source_tag,
 )
 from ecgecho.echo.moments import moments
+from ecgecho.echo.sector import MASK_VERSION
 from ecgecho.job import Job, Progress, Target
 from ecgecho.pipeline import Busy, Forward, ForwardOptions, Passing, Precision, Taught, Teaching
 from ecgecho.types import EcgContract, ItemError, Json, TeacherSpec, UserError
@@ -105,7 +106,7 @@ def echo_job(
         "teacher": spec_json,
         "teacher_sha256": configuration.digest(spec_json),
         "weights_sha256": built.weights_sha256,
-        "mask": spec.mask,
+        "mask": spec.mask if spec.mask == "none" else f"{spec.mask}, version {MASK_VERSION}",
         "decode": "full" if options.decode == "full" else f"{options.decode}, at least {least_lines(spec)} lines",
         "clip_kinds": ["b_mode"],
     }

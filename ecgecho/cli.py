@@ -354,6 +354,8 @@ def cache_ecg(
     source: Annotated[Path, typer.Argument(help="A catalog, a folder of ECG files, or a raw ECG store.")],
     out: Annotated[Path, typer.Option("--out", help="The store to make or go on with; s3:// and gs:// too.")],
     contract: Annotated[str, typer.Option(help="An encoder's input contract; without it, ECGs are kept as recorded.")] = "",
+    vcg: Annotated[str, typer.Option(help="How X, Y, Z become 12 leads: dower, or kors (its pseudo-inverse).")] = "dower",
+    flip_z: Annotated[bool, typer.Option("--flip-z", help="Z points forwards in these recordings.")] = False,
     key: Annotated[Path | None, typer.Option("--key", help="Key file of private ids.")] = None,
     part_rows: PartRows = None,
     workers: Workers = None,
@@ -364,7 +366,9 @@ def cache_ecg(
     import embed_cache
     from ecgecho import cache
 
+    _one_of("--vcg", vcg, ("dower", "kors"))
     wanted = cache.find_contract(contract) if contract else None
+    catalog: Catalog | None = None
     paths: Mapping[str, str] = {}
     with contextlib.ExitStack() as stack, ProgressBar("cache-ecg", "ECGs") as bar:
         if embed_cache.is_remote(source) or (source / "head.json").is_file() or source.suffix == ".zarr":
@@ -375,7 +379,10 @@ def cache_ecg(
             catalog = stack.enter_context(_catalog_or_folder(source, out, key, dry_run=dry_run))
             paths = _paths(catalog.ecgs, "ecg_id")
             secret = str(key) if key is not None else ""
-            job = cache.ecg_job(catalog, wanted, out, part_rows=part_rows, workers=workers, key=secret, progress=bar)
+            job = cache.ecg_job(
+                catalog, wanted, out, part_rows=part_rows, workers=workers, key=secret, progress=bar,
+                vcg=vcg, flip_z=flip_z,  # type: ignore[arg-type]
+            )  # fmt: skip
         if dry_run:
             _show_preview(job.preview(), "ECGs")
             return
@@ -384,6 +391,10 @@ def cache_ecg(
             _say_repaired(job.repair())
         report = job.run()
         bar.close()
+        if catalog is not None and os.access(catalog.path, os.W_OK):
+            from ecgecho import waveforms
+
+            waveforms.note(catalog, cache.defect_counts(out))
     if wanted is None:
         following = f"ecgecho cache-ecg {quoted(out)} --contract echoing_ecg --out {quoted(out.parent / 'ecg.zarr')}"
     else:

@@ -374,8 +374,8 @@ def _check_same_recordings(one: Catalog, two: Catalog, family: str) -> None:
         row = int(pc.index(differs, True).as_py())
         raise UserError(
             f"{one.path} and {two.path} (family {family}) put {int(pc.sum(differs).as_py())} recordings of the same name into "
-            f"different splits: {here[row].as_py()} and {theirs['split'][row].as_py()}. They hold the same data: use one of them, "
-            "or give the subjects of one the ids and splits of the other."
+            f"different splits: {here[row].as_py()} and {theirs['split'][row].as_py()}. They hold the same data: use one of "
+            "them, or give the subjects of one the ids and splits of the other."
         )
 
 

@@ -7,11 +7,12 @@ resumable: what was seen is remembered beside the tables, by file, size and time
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from ecgecho import catalog
 from ecgecho.catalog import Catalog, Progress
-from ecgecho.decode import EcgTask, ecg_files, look_at_ecg
+from ecgecho.decode import EcgTask, ecg_files, look_at_ecg, source_tag
 from ecgecho.io.scan import File, files_at, scan
 from ecgecho.types import Json
 
@@ -31,7 +32,8 @@ def look(found: Catalog, *, workers: int, progress: Progress | None = None) -> C
         if place is None:
             missing += 1
             continue
-        file = File(path=place.path, size=place.size, mtime_ns=place.mtime_ns, which=ecg_id)
+        which = f"{ecg_id} {source_tag(sources.get(ecg_id))}".rstrip()
+        file = File(path=place.path, size=place.size, mtime_ns=place.mtime_ns, which=which)
         files.append(file)
         tasks[file.key] = EcgTask(path=str(found.file(path)), contract=None, source=sources.get(ecg_id))
     memory = found.path / catalog.WAVEFORMS
@@ -56,7 +58,7 @@ def look(found: Catalog, *, workers: int, progress: Progress | None = None) -> C
     return catalog.replace_defects(found, ITEM, rows, facts)
 
 
-def note(found: Catalog, codes: Counter[str]) -> Catalog:
+def note(found: Catalog, codes: Mapping[str, int]) -> Catalog:
     """The catalog with the defects that a cache job met, unless a look at all waveforms has told more."""
     if (found.path / catalog.WAVEFORMS).is_file():
         return found

@@ -19,6 +19,8 @@ from ecgecho.types import U8, Bool, ClipKind, EchoClip, Region
 
 Source = Literal["region+motion", "motion", "region+brightness", "brightness", "region", "image"]
 
+MASK_VERSION = 2
+"""Raised when the same clip would get another mask: rows of two versions may not lie in one store."""
 WORK_SIZE = 320
 """Longest side of the images on which evidence is gathered: averages out noise, and costs milliseconds."""
 MAX_STEPS = 24
