@@ -159,6 +159,19 @@ def test_the_gap_is_the_echo_minus_the_ecg_in_days():
     assert pairs.make_pairs(*tables(ecgs, clips, []))["gap_days"].to_pylist() == [1.5]
 
 
+@pytest.mark.parametrize("match", ["nearest", "all"])
+def test_of_two_studies_equally_near_the_earlier_goes_first_and_of_one_moment_the_first_by_id(match):
+    ecgs = [{"ecg_id": "e", "subject_id": "a", "path": "p", "time": T0}]
+    days = {"s1": 2, "s3": -2, "s2": -2}
+    clips = [
+        {"clip_id": f"c{s}", "study_id": s, "subject_id": "a", "path": "p", "time": T0 + timedelta(days=d)}
+        for s, d in days.items()
+    ]
+    made = pairs.make_pairs(*tables(ecgs, clips, []), IndexOptions(match=match))["study_id"].to_pylist()
+    assert made == ["s2", "s3", "s1"][: len(made)]
+    assert len(made) == {"nearest": 1, "all": 3}[match]
+
+
 @pytest.mark.parametrize(
     "window",
     [(0.0, 0.0), (-0.5, 0.5), (float("nan"), float("nan")), (-1e9, 1e9), (-0.9, 0.9), (3.0, 1.0), (float("nan"), 3.0), (0, 0.5)],

@@ -1,11 +1,13 @@
 """Labels of MIMIC-IV: diagnoses, graded words, structural disease, orders of LVEF, views; and what two versions would mix."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from mimic_tree import ECHOS, MEASUREMENTS, PUBLISHED, RECORDS, changed, write_tree
 
-from ecgecho import pairs, plugins, tasks
+from ecgecho import keys, pairs, plugins, tasks
 from ecgecho.catalog import IndexOptions
 from ecgecho.datasets._icd import EEE_TABLE_2
 from ecgecho.datasets._measurements import grade_of
@@ -95,6 +97,26 @@ def test_the_same_admission_cannot_be_asked_where_none_is_known(tmp_path):
     files = {name: lines for name, lines in PUBLISHED.items() if "admissions" not in name}
     with pytest.raises(UserError, match="name no admission, so --same-admission would pair none"):
         index(tree(tmp_path, files), options=IndexOptions(same_admission=True, workers=0))
+
+
+def test_pseudonyms_keep_what_belongs_together_and_no_id(tmp_path):
+    tree(tmp_path / "root")
+    keys.make(tmp_path / "key")
+    private, plain = (
+        index(
+            tmp_path / "root",
+            tmp_path / f"cat{len(file)}",
+            IndexOptions(same_admission=True, match="all", workers=0, pseudonymise=file),
+            diagnoses=("icd10.I50",),
+        )
+        for file in (str(tmp_path / "key"), "")
+    )
+    assert private.pairs["gap_days"].to_pylist() == plain.pairs["gap_days"].to_pylist()
+    assert private.pairs["study_id"].null_count == plain.pairs["study_id"].null_count == 3
+    assert private.labels_named("icd10.I50").num_rows == plain.labels_named("icd10.I50").num_rows == 2
+    for name in ("subjects", "labels", "pairs"):
+        assert not re.search(r"\b[1-9]000000\d\b", str(private.table(name).to_pylist()))
+    assert not {"20000001", "20000003"} & set(private.ecgs["admission_id"].to_pylist())
 
 
 # Diagnoses
