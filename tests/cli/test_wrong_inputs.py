@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from command_line import ecgecho
+
+sys.path.append(str(Path(__file__).parents[1] / "datasets"))
+from ptb_xl_tree import RECORDS, write_ptb_xl  # noqa: E402
 
 DICOM_PREAMBLE = b"\0" * 128 + b"DICM"
 
@@ -45,6 +49,48 @@ def some_good(tmp: Path, cohort) -> Path:
 def unknown_subjects(tmp: Path, cohort) -> Path:
     assert ecgecho("index", "folder", some_good(tmp, cohort), "--out", tmp / "private").returncode == 0
     return tmp / "private"
+
+
+def ptb_xl(tmp: Path, cohort) -> Path:
+    return write_ptb_xl(tmp / "ptb")
+
+
+def half_ptb_xl(tmp: Path, cohort) -> Path:
+    for path in sorted(write_ptb_xl(tmp / "ptb").rglob("records500/*/*"))[::2]:
+        path.unlink()
+    return tmp / "ptb"
+
+
+def patient_in_two_folds(tmp: Path, cohort) -> Path:
+    first = RECORDS[0]
+    twin = {**first, "ecg_id": "99", "strat_fold": "10" if first["strat_fold"] != "10" else "1"}
+    return write_ptb_xl(tmp / "ptb", [*RECORDS, twin])
+
+
+def column_renamed(tmp: Path, cohort) -> Path:
+    table = write_ptb_xl(tmp / "ptb") / "ptbxl_database.csv"
+    table.write_text(table.read_text().replace("strat_fold", "strat_fld", 1))
+    return tmp / "ptb"
+
+
+def two_versions(tmp: Path, cohort) -> Path:
+    for version in ("1.0.1", "1.0.3"):
+        write_ptb_xl(tmp / "ptb" / version)
+    return tmp / "ptb"
+
+
+def tables_with(labels: str, splits: str = "subject_id,split\np1,train\np2,test\n"):
+    def write(tmp: Path, cohort) -> Path:
+        root = tmp / "private"
+        root.mkdir()
+        (root / "ecgs.csv").write_text("subject_id,path\np1,a.csv\np2,b.csv\n")
+        (root / "a.csv").write_text("I,II\n0,0\n")
+        (root / "b.csv").write_text("I,II\n0,0\n")
+        (root / "labels.csv").write_text(labels)
+        (root / "splits.csv").write_text(splits)
+        return root
+
+    return write
 
 
 def plain_file(tmp: Path, cohort) -> Path:
@@ -102,6 +148,19 @@ TABLE = {
     "table without a column": (1, "index mimic-iv {made} --out {tmp}/c", without_column, ["record_list.csv", "path", "pth"]),
     "two candidates": (1, "index mimic-iv {made} --out {tmp}/c", two_candidates, ["a", "b", "record_list.csv"]),
     "unknown dataset setting": (2, "index mimic-iv {root} --out {tmp}/c --set lvef_prority=x", None, ["lvef_priority"]),
+    "root of another dataset": (1, "index mimic-iv {made} --out {tmp}/c", ptb_xl, ["It looks like ptb_xl", "index ptb_xl"]),
+    "half a download": (0, "index ptb-xl {made} --out {tmp}/c", half_ptb_xl, []),
+    "a patient in two folds": (1, "index ptb-xl {made} --out {tmp}/c", patient_in_two_folds, ["ptb", "leaks", "#"]),
+    "a column renamed": (1, "index ptb-xl {made} --out {tmp}/c", column_renamed, ["ptbxl_database.csv", "strat_fold", "strat_fld"]),
+    "two versions in one root": (1, "index ptb-xl {made} --out {tmp}/c", two_versions, ["1.0.1", "1.0.3", "narrower ROOT"]),
+    "a label in another unit": (1, "index tables {made} --out {tmp}/c", tables_with("subject_id,name,value,unit\np1,lvef,55,ml\n"), ["labels.csv", "lvef", "'%'", "row 1"]),
+    "a split file with a subject twice": (1, "index tables {made} --out {tmp}/c", tables_with("subject_id,name,value\n", "subject_id,split\np1,train\np1,test\n"), ["#", "leaks"]),
+    "a window that is none": (2, "index mimic-iv {root} --out {tmp}/c --window-days 30-1", None, ["--window-days", "-1:30"]),
+    "a window shorter than clocks disagree": (2, "index mimic-iv {root} --out {tmp}/c --window-days 0.2", None, ["window"]),
+    "an unknown way to match": (2, "index mimic-iv {root} --out {tmp}/c --match nearset", None, ["nearest"]),
+    "a server far away": (1, "extract-notes {catalog} --out {tmp}/c --server http://8.8.8.8/v1 --model m", None, ["--allow-remote", "8.8.8.8"]),
+    "a model without a server": (2, "extract-notes {catalog} --model m", None, ["--server"]),
+    "X, Y, Z by an unknown matrix": (2, "cache-ecg {catalog} --vcg dowre --out {tmp}/e.zarr", None, ["dower"]),
     "no catalog": (2, "cache-echo {tmp}/nowhere --out {tmp}/e.zarr", None, ["nowhere"]),
     "folder without cines": (1, "cache-echo {made} --out {tmp}/e.zarr", empty, ["empty"]),
     "unknown teacher": (2, "cache-echo {catalog} --teacher demmo --out {tmp}/e.zarr", None, ["demo"]),
@@ -152,6 +211,18 @@ def test_a_wrong_input_is_told_in_three_lines(name, tmp_path, cohort):
     if status in (1, 2) and named and not words.startswith("store"):
         errors = told[told.index("Error") :] if "Error" in told else told
         assert len(errors.strip().splitlines()) <= 3, errors
+
+
+def test_half_a_download_is_told_before_any_job(tmp_path, cohort):
+    told = ecgecho("index", "ptb-xl", half_ptb_xl(tmp_path, cohort), "--out", tmp_path / "c").stdout
+    assert "missing_file" in told
+
+
+def test_a_label_out_of_its_range_is_left_out_and_told(tmp_path, cohort):
+    root = tables_with("subject_id,name,value,unit\np1,lvef,130,%\np2,lvef,55,%\n")(tmp_path, cohort)
+    done = ecgecho("index", "tables", root, "--out", tmp_path / "c")
+    assert "out_of_range" in done.stdout
+    assert "lvef 1" in done.stdout
 
 
 def test_advice_about_a_stale_store_works_when_followed(tmp_path, cohort):

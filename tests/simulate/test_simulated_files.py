@@ -169,7 +169,7 @@ def test_a_misspelt_option_is_told_what_was_meant(tmp_path: Path, words: tuple[s
 
 
 def test_the_next_command_is_named_only_where_it_works(tmp_path: Path) -> None:
-    for layout, told in (("mimic-iv", True), ("ptb-xl", False)):
+    for layout, told in (("mimic-iv", True), ("ptb-xl", True), ("music", False)):
         done = ecgecho("simulate", tmp_path / layout, "--subjects", 2, "--layout", layout, "--tables-only")
         assert done.returncode == 0
         assert ("next: " in done.stdout) == told
