@@ -38,6 +38,7 @@ from ecgecho.decode import (
     decode_ecg,
     ecg_files,
     ecg_fingerprint,
+    echo_files,
     least_lines,
     source_tag,
 )
@@ -118,7 +119,7 @@ def echo_job(
     ]
 
     def files_of(item: str) -> tuple[str, ...]:
-        return (path,) if (path := path_of(item)) else ()
+        return echo_files(path) if (path := path_of(item)) else ()
 
     return Job(
         target=Target(out, "echo", identity, columns, ("num_frames",), ids, groups, files_of, options.part_rows, erased),

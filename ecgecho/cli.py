@@ -457,6 +457,9 @@ def evaluate(
     ecg: Annotated[Path | None, typer.Option("--ecg", help="Its ECG store.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Metrics file (default: in RUN).")] = None,
     evals: Annotated[list[str] | None, typer.Option("--evals", help="Which (default: all); may be repeated.")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", help="A question, or a 0/1 label such as ptbxl.superclass.MI; may be repeated.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of the label shares.")] = 0,
     bootstraps: Annotated[int, typer.Option(min=10, help="Resamples of subjects behind an interval.")] = 1000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -472,7 +475,7 @@ def evaluate(
     out = out or story.place(run, catalog)
     result = story.evaluate(
         run, catalog=catalog, ecg=ecg, evals=evals or None, seed=seed, bootstraps=bootstraps, device=device,
-        settings=sets or [], out=out,
+        tasks=tasks or None, settings=sets or [], out=out,
     )  # fmt: skip
     print(json.dumps(result, indent=1) if as_json else table(result))
     close("eval", out, {"rows": len(result["rows"])}, 0, time.monotonic() - began, "", quiet=as_json)

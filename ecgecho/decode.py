@@ -103,8 +103,14 @@ def decode_clip(task: EchoTask) -> DecodedClip:
         defects += sector.defects
         frames = blank(frames, sector, clip.kind)
     prepared = plugins.load("teachers", task.teacher).prepare(task.spec, frames, clip.frame_time_ms)
-    facts = ClipFacts(num_frames=len(clip.frames), fingerprint=fingerprint(task.path), defects=tuple(defects))
+    facts = ClipFacts(num_frames=len(clip.frames), fingerprint=fingerprint(*echo_files(task.path)), defects=tuple(defects))
     return DecodedClip(prepared=prepared, facts=facts)
+
+
+def echo_files(path: str) -> tuple[str, ...]:
+    """The files that a clip is read from: a MetaImage header with its samples beside it, else one."""
+    samples = f"{path[:-4]}.raw"
+    return (path, samples) if path.lower().endswith(".mhd") and os.path.isfile(samples) else (path,)
 
 
 def least_lines(spec: TeacherSpec) -> int:
