@@ -78,6 +78,17 @@ def test_the_teacher_of_the_guide_works(cohort, tmp_path):
     must("cache-echo", tmp_path, "--teacher", teacher, "--out", tmp_path / "e.zarr")
 
 
+def test_the_dataset_of_the_guide_works(tmp_path):
+    code = next(block for block in blocks(ROOT / "docs/plugins.md", "python") if 'name="clinic"' in block)
+    (tmp_path / "clinic.py").write_text(code, encoding="utf-8")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/ecgs.csv").write_text("record,patient,day,ef\na,1,2020-01-02,55\nb,2,2020-01-03,155\n")
+    told = must("index", tmp_path / "clinic.py", tmp_path / "root", "--out", tmp_path / "c")
+    assert "labels: lvef 1" in told
+    assert "out_of_range" in told
+    assert "missing_file" in told
+
+
 def test_the_python_of_the_readme_runs(cohort, tmp_path, monkeypatch):
     record = next(cohort.root.glob("mimic-iv-ecg/files/**/*.hea")).with_suffix("")
     code = next(iter(blocks(ROOT / "README.md", "python")))
