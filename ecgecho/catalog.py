@@ -146,6 +146,11 @@ class Catalog:
     unchanged: bool = False
     """True when `index` found this catalog already made from the same inputs."""
 
+    @property
+    def origin(self) -> str:
+        """The family of the ids before they became pseudonyms; else the family."""
+        return str(self.meta.get("origin") or self.family)
+
     @cached_property
     def subjects(self) -> pa.Table:
         return self.table("subjects")
@@ -347,7 +352,7 @@ def write(
         _check_labels(fresh, fresh.table("labels", columns=("subject_id", "ecg_id", "study_id")))
         about |= {"contains_text": pq.read_metadata(partial / "texts.parquet").num_rows > 0, "counts": counts(fresh)}
         _write_bytes(partial / "catalog.json", _json_bytes(about))
-        if (path / WAVEFORMS).is_file():
+        if (path / WAVEFORMS).is_file() and _same_ids(path, family, key_id):
             shutil.copyfile(path / WAVEFORMS, partial / WAVEFORMS)
         os.chmod(partial, 0o755 & ~_umask())  # mkdtemp makes it 700
         _swap(partial, path)
@@ -765,6 +770,14 @@ def _umask() -> int:
 
 def _old(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
+
+
+def _same_ids(path: Path, family: str, key_id: str | None) -> bool:
+    try:
+        before = json.loads((path / "catalog.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(before, dict) and (before.get("family"), before.get("key_id")) == (family, key_id)
 
 
 def _swap(partial: Path, path: Path) -> None:

@@ -384,6 +384,11 @@ def _refuse_leaks(student: Student, judged: Sequence[Catalog]) -> list[str]:
         for catalog in judged:
             test = _subjects(catalog, "test")
             if entry["family"] != catalog.family:
+                if trained is not None and trained.origin == catalog.origin:
+                    raise UserError(
+                        f"{catalog.path} and the catalog that {student.path} was trained on both come from the people of "
+                        f"{catalog.origin}, under ids that cannot be compared. Judge with a catalog of the same key."
+                    )
                 notes.append(
                     f"subject ids of {catalog.dataset} (family {catalog.family}) and of {entry['dataset']} (family "
                     f"{entry['family']}) cannot be compared: that no one is in both is taken on trust"

@@ -108,6 +108,9 @@ def check_together(catalogs: Sequence[Catalog]) -> list[str]:
             for earlier in range(later):
                 _check_same_split(members[earlier], members[later], family)
                 _check_same_recordings(members[earlier], members[later], family)
+    for later in range(1, len(catalogs)):
+        for earlier in range(later):
+            _check_same_people(catalogs[earlier], catalogs[later])
     private = [catalog for catalog in catalogs if catalog.family.startswith("private:")]
     keys = {catalog.family for catalog in private}
     if len(keys) < 2:
@@ -363,6 +366,15 @@ def _check_same_split(one: Catalog, two: Catalog, family: str) -> None:
         f"{one.path} and {two.path} (family {family}) put {int(pc.sum(differs).as_py())} subjects into different splits, first "
         f"{subject_tag(subject)}: {here} and {there}. Index both again with the same version, or use one of them."
     )
+
+
+def _check_same_people(one: Catalog, two: Catalog) -> None:
+    """Pseudonyms hide that two catalogs hold the same people."""
+    if one.family != two.family and one.origin == two.origin:
+        raise UserError(
+            f"{one.path} and {two.path} both come from the people of {one.origin}, under ids that cannot be compared: a subject "
+            "may be in two splits and nobody could tell. Index both with the same --pseudonymise KEYFILE, or both without."
+        )
 
 
 def _check_same_recordings(one: Catalog, two: Catalog, family: str) -> None:

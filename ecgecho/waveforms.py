@@ -24,15 +24,18 @@ def look(found: Catalog, *, workers: int, progress: Progress | None = None) -> C
     sources = found.ecg_sources(found.ecgs)
     ids, paths = found.ecgs["ecg_id"].to_pylist(), found.ecgs["path"].to_pylist()
     names = {path: _on_disk(found, path) for path in dict.fromkeys(paths)}
-    there = {file.path: file for file in files_at(found.root, dict.fromkeys(names.values()))[0]}
+    there = {
+        file.path: file for file in files_at(found.root, dict.fromkeys(name for several in names.values() for name in several))[0]
+    }
     files, tasks = [], {}
     missing = 0
     for ecg_id, path in zip(ids, paths, strict=True):
-        place = there.get(names[path])
+        *beside, place = (there.get(name) for name in names[path])
         if place is None:
             missing += 1
             continue
-        which = f"{ecg_id} {source_tag(sources.get(ecg_id))}".rstrip()
+        headers = " ".join(f"{file.size}:{file.mtime_ns}" for file in beside if file is not None)
+        which = " ".join(filter(None, (ecg_id, source_tag(sources.get(ecg_id)), headers)))
         file = File(path=place.path, size=place.size, mtime_ns=place.mtime_ns, which=which)
         files.append(file)
         tasks[file.key] = EcgTask(path=str(found.file(path)), contract=None, source=sources.get(ecg_id))
@@ -60,7 +63,7 @@ def look(found: Catalog, *, workers: int, progress: Progress | None = None) -> C
 
 def note(found: Catalog, codes: Mapping[str, int]) -> Catalog:
     """The catalog with the defects that a cache job met, unless a look at all waveforms has told more."""
-    if (found.path / catalog.WAVEFORMS).is_file():
+    if found.meta.get(ITEM):
         return found
     return catalog.replace_defects(
         found, ITEM, [(code, "of the signals cached", number) for code, number in sorted(codes.items())]
@@ -71,7 +74,6 @@ def _look(task: EcgTask) -> Json:
     return {"defects": look_at_ecg(task)}
 
 
-def _on_disk(found: Catalog, path: str) -> str:
-    """The file that holds the samples, relative to the root."""
-    files = ecg_files(str(found.file(path)))
-    return Path(files[-1]).relative_to(found.root).as_posix()
+def _on_disk(found: Catalog, path: str) -> list[str]:
+    """The files of a recording, relative to the root; the last one holds the samples."""
+    return [Path(file).relative_to(found.root).as_posix() for file in ecg_files(str(found.file(path)))]

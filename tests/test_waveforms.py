@@ -62,6 +62,31 @@ def test_a_second_look_reads_only_what_changed(listed, monkeypatch):
     assert len(looked) == 1
 
 
+def test_a_mended_header_is_looked_at_again(listed):
+    header = samples_of(listed, 0).with_suffix(".hea")
+    sound = header.read_text()
+    header.write_text(sound.replace(" 16 200", " 16 2"))  # a hundred times the voltage
+    assert codes(waveforms.look(listed, workers=0)).get("beyond_10_mv") == 1
+    header.write_text(sound)
+    assert "beyond_10_mv" not in codes(waveforms.look(catalog.read(listed.path), workers=0))
+
+
+def test_what_a_cache_job_met_joins_unless_all_signals_were_looked_at(listed):
+    noted = waveforms.note(listed, {"nan_samples": 3})
+    assert codes(noted) == {"nan_samples": 3}
+    looked = waveforms.look(noted, workers=0)
+    assert codes(waveforms.note(looked, {"nan_samples": 99})) == codes(looked)
+
+
+def test_what_was_remembered_of_public_ids_goes_when_they_become_pseudonyms(listed, tmp_path):
+    waveforms.look(listed, workers=0)
+    must("index", "mimic-iv", tmp_path / "root", "--out", tmp_path / "cat", "--window-days", 60)
+    assert (tmp_path / "cat" / catalog.WAVEFORMS).is_file()
+    assert codes(waveforms.note(catalog.read(listed.path), {"nan_samples": 3})) == {"nan_samples": 3}
+    must("index", "mimic-iv", tmp_path / "root", "--out", tmp_path / "cat", "--pseudonymise", tmp_path / "key")
+    assert not (tmp_path / "cat" / catalog.WAVEFORMS).exists()
+
+
 def test_no_identifier_stands_in_what_a_look_remembers_but_ids_and_paths_of_the_catalog(listed):
     waveforms.look(listed, workers=0)
     lines = (listed.path / catalog.WAVEFORMS).read_text()

@@ -207,7 +207,8 @@ class Reading:
         return not any(found.retry or found.missing for found in self.scans.values())
 
     def _memory(self, item: str) -> list[Path]:
-        name = f"scan-{re.sub(r'[^a-z0-9]+', '-', item.lower())}.jsonl"
+        # What a later version of the module asks of a file, an earlier one may not have looked for.
+        name = f"scan-{re.sub(r'[^a-z0-9]+', '-', item.lower())}-{self.spec.version}.jsonl"
         return [self.out / name, self.out.with_name(f".{self.out.name}.{name}")]
 
     def finish(self) -> dict[str, bytes]:
@@ -363,7 +364,9 @@ def write(
         for block in () if tables.more_texts is None else tables.more_texts(known):
             yield private("texts", _conformed("texts", block))
 
+    about: Json = {"dates": "shifted by subject"} if pseudonyms is not None else {}
     if pseudonyms is not None and pseudonyms.hash_ids:
+        about["origin"] = family  # the same people under other ids
         key, family = pseudonyms.key, private_family(pseudonyms.key.key_id)
     result = catalog.write(
         reading.out,
@@ -385,7 +388,7 @@ def write(
             "pairing": _pairing(options),
             **meta,
             **reading.about,
-            **({"dates": "shifted by subject"} if pseudonyms is not None else {}),
+            **about,
         },
         keep=reading.finish(),
     )

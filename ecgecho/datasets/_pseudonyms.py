@@ -6,7 +6,7 @@ with it. Names of files keep whatever ids they have: they stay in the catalog. T
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -35,16 +35,19 @@ class Pseudonyms:
     """Part of every hash: equal ids of two datasets are two persons."""
     hash_ids: bool = True
     """False where the ids are keyed hashes already: only dates are shifted."""
+    _hashes: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+    """Of each kind what was hashed before: the same ids stand in many tables."""
+    _shifts: dict[str, int] = field(default_factory=dict, repr=False)
 
     def table(self, name: str, table: pa.Table) -> pa.Table:
         """A table of the catalog with other ids and other dates."""
         subjects = table["subject_id"] if "subject_id" in table.column_names else None
-        for place, field in enumerate(table.schema):
+        for place, meant in enumerate(table.schema):
             column = table.column(place)
-            if field.name in IDS and self.hash_ids:
-                table = table.set_column(place, field, self._hashed(IDS[field.name], column))
-            elif subjects is not None and field.name in ("time", "birth_year"):
-                table = table.set_column(place, field, self._shifted(column, subjects))
+            if meant.name in IDS and self.hash_ids:
+                table = table.set_column(place, meant, self._hashed(IDS[meant.name], column))
+            elif subjects is not None and meant.name in ("time", "birth_year"):
+                table = table.set_column(place, meant, self._shifted(column, subjects))
         return table
 
     def ids(self, kind: str, column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
@@ -53,9 +56,12 @@ class Pseudonyms:
 
     def _hashed(self, kind: str, column: pa.ChunkedArray | pa.Array) -> pa.Array:
         encoded = _flat(column).dictionary_encode()
-        made = [
-            None if value is None else self.key.of(kind, f"{self.family}\0{value}") for value in encoded.dictionary.to_pylist()
-        ]
+        known = self._hashes.setdefault(kind, {})
+        made = []
+        for value in encoded.dictionary.to_pylist():
+            if value is not None and value not in known:
+                known[value] = self.key.of(kind, f"{self.family}\0{value}")
+            made.append(None if value is None else known[value])
         return pa.array(made, pa.string()).take(encoded.indices)
 
     def _shifted(self, column: pa.ChunkedArray, subjects: pa.ChunkedArray) -> pa.Array:
@@ -68,8 +74,10 @@ class Pseudonyms:
 
     def _weeks(self, subject: str) -> int:
         """From -MAX_WEEKS to MAX_WEEKS, never 0."""
-        number = int(self.key.of("date shift", f"{self.family}\0{subject}"), 16) % (2 * MAX_WEEKS)
-        return number - MAX_WEEKS if number < MAX_WEEKS else number - MAX_WEEKS + 1
+        if subject not in self._shifts:
+            number = int(self.key.of("date shift", f"{self.family}\0{subject}"), 16) % (2 * MAX_WEEKS)
+            self._shifts[subject] = number - MAX_WEEKS + (number >= MAX_WEEKS)
+        return self._shifts[subject]
 
 
 def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:

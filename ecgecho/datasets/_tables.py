@@ -188,7 +188,8 @@ def once(rows: pa.Table, key: str, path: Path) -> tuple[pa.Table, int]:
         column = rows[name].combine_chunks()
         if isinstance(column, pa.DictionaryArray):
             column = column.indices
-        differs = pc.fill_null(pc.not_equal(column, column.take(twin)), False)
+        other = column.take(twin)
+        differs = pc.or_(pc.fill_null(pc.not_equal(column, other), False), pc.xor(column.is_null(), other.is_null()))
         if (row := int(pc.index(differs, True).as_py())) >= 0:
             raise UserError(
                 f"{path}: {key} {rows[key][row]} stands twice with different {name!r}; two versions may be mixed. Fetch it again."

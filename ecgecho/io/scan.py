@@ -104,7 +104,7 @@ def scan(
             seen[file.key] = line["seen"]
     if todo:
         memory[-1].parent.mkdir(parents=True, exist_ok=True)
-        with memory[-1].open("a", encoding="utf-8") as lines:
+        with open(memory[-1], "a", encoding="utf-8", opener=_private) as lines:
             tasks = (str(root / file.path) if task_of is None else task_of(file) for file in todo)
             results = run_bounded(look, tasks, workers=workers, timeout_s=timeout_s, memory_bytes=MEMORY_BYTES)
             for done, (index, result) in enumerate(results, start=1):
@@ -124,6 +124,11 @@ def scan(
     kept = [file for file in files if file.key not in retry]
     text = "".join(_line(file, seen=seen.get(file.key), code=failed.get(file.key, "")) for file in kept)
     return Scan(seen=seen, failed=failed, retry=retry, lines=text.encode())
+
+
+def _private(path: str, flags: int) -> int:
+    """Names of files and dates are for their owner alone."""
+    return os.open(path, flags, 0o600)
 
 
 def recall(memory: Sequence[Path]) -> dict[str, Json]:

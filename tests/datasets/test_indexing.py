@@ -155,6 +155,10 @@ def test_an_official_split_wins_and_two_of_one_subject_are_refused_without_its_i
     [
         (("person", "persn"), "rows.csv has no column 'person'. Did you mean 'persn'"),
         (("b,1,", "a,2,"), "id a stands twice with different 'person'"),
+        (
+            ("b,1,2020-01-11 10:00:00,lines/b.txt,130", "a,1,2020-01-01 10:00:00,lines/a.txt,"),
+            "id a stands twice with different 'ef'",
+        ),
         (("lines/a.txt", "../a.txt"), "leaves the folder of the table"),
         (("b,1,", ",1,"), "column 'id' is empty in data row 2"),
     ],
@@ -221,6 +225,30 @@ def test_one_key_gives_the_same_ids_again_and_another_others(root, tmp_path, key
     assert one.ecgs.equals(two.ecgs)
     assert not set(one.ecgs["ecg_id"].to_pylist()) & set(three.ecgs["ecg_id"].to_pylist())
     assert one.path.joinpath("catalog.json").read_text().find(str(tmp_path)) == -1
+
+
+def test_the_same_people_under_other_ids_are_not_used_together(root, tmp_path, key):
+    keys.make(tmp_path / "other.key")
+    plain, private = index(root, tmp_path / "plain"), index(root, tmp_path / "private", pseudonymise=key)
+    for one, two in ((plain, private), (private, index(root, tmp_path / "other", pseudonymise=str(tmp_path / "other.key")))):
+        with pytest.raises(UserError, match="come from the people of mini, under ids that cannot be compared"):
+            pairs.check_together([one, two])
+    assert pairs.check_together([private, index(root, tmp_path / "same", pseudonymise=key)]) == []
+
+
+def test_what_an_index_remembers_of_files_is_for_its_owner_and_not_kept_beside_pseudonyms(root, tmp_path, key):
+    assert list(index(root, tmp_path / "cat").path.glob("scan-*"))
+    made = index(root, tmp_path / "private", pseudonymise=key)
+    assert not list(made.path.glob("scan-*")) + list(tmp_path.glob(".private*"))
+
+    def stop(what, done, total):
+        if what == "lines":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Indexed(spec=SPEC, config=Config()).index(root, tmp_path / "half", stop, IndexOptions(workers=0, pseudonymise=key))
+    (left,) = tmp_path.glob(".half.scan-*")
+    assert left.stat().st_mode & 0o077 == 0
 
 
 def test_a_catalog_with_pseudonyms_is_not_taken_for_one_without(root, tmp_path, key):
