@@ -1,9 +1,10 @@
 """Diagnoses in ICD codes -> 0/1 labels of ECGs, by code or grouped as HCUP's CCSR or the EEE paper's table groups them.
 
 A label is 1 where one of the codes of a stay is in the group, and 0 where the stay has codes, all of them ICD-10-CM and none in
-the group. A stay without codes says nothing. The codes of a stay are written at its end and for the bill: an ECG's label may
-tell what was found after it. The layout of HCUP's DXCCSR table is that of public code that reads it, never of the file itself:
-names and cells between apostrophes, 19 columns; what does not look like it is refused.
+the group. A stay without codes says nothing; a code of ICD-9, or one that cannot be read, may mean any, so there is no 0. The
+codes of a stay are written at its end and for the bill: an ECG's label may tell what was found after it. The layout of HCUP's
+DXCCSR table is that of public code that reads it, never of the file itself: names and cells between apostrophes, 19 columns;
+what does not look like it is refused.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Coded:
     coded: Bool
     """(S,) has a code of any version."""
     whole: Bool
-    """(S,) all its codes are ICD-10-CM."""
+    """(S,) all its codes are ICD-10-CM and could be read."""
     source: str
 
     def answers(self, group: Sequence[int]) -> tuple[Bool, Bool]:
@@ -105,8 +106,8 @@ def by_admission(reading: Reading, part: str, admissions: pa.Array) -> Coded:
     here = stay >= 0
     coded, whole = np.zeros(len(admissions), bool), np.ones(len(admissions), bool)
     coded[stay[here & ((is_ten & good) | is_nine)]] = True
-    whole[stay[here & is_nine]] = False
     keep = here & is_ten & good
+    whole[stay[here & ~keep]] = False  # of ICD-9, or unreadable: it may mean anything
     return Coded(
         stay=stay[keep],
         code=code.indices.to_numpy()[keep].astype(np.int64),
@@ -126,14 +127,15 @@ def by_ecg(reading: Reading, part: str, lists: pa.ChunkedArray, column: str) -> 
     filled = np.array([bool(word) for word in codes], bool)[flat.indices.to_numpy()]
     good = np.array([bool(_CODE.match(word)) for word in codes], bool)[flat.indices.to_numpy()]
     reading.defect(part, "not_a_code", f"{column}: no ICD-10-CM code; left out", (filled & ~good).sum())
-    coded = np.zeros(len(bare), bool)
+    coded, whole = np.zeros(len(bare), bool), np.ones(len(bare), bool)
     coded[stay[good]] = True
+    whole[stay[filled & ~good]] = False
     return Coded(
         stay=stay[good].astype(np.int64),
         code=flat.indices.to_numpy()[good].astype(np.int64),
         codes=codes,
         coded=coded,
-        whole=np.ones(len(bare), bool),
+        whole=whole,
         source=f"mimic-iv-ecg-ext-icd/{column}",
     )
 
@@ -147,7 +149,7 @@ def labels(
     silent = inside[~coded.coded[stay[inside]]]
     reading.defect("diagnoses", "not_coded", "ECGs of a stay without a code; not labelled", len(silent))
     old = inside[coded.coded[stay[inside]] & ~coded.whole[stay[inside]]]
-    reading.defect("diagnoses", "icd_9", "ECGs of a stay with ICD-9 codes: 0 is not known there", len(old))
+    reading.defect("diagnoses", "not_all_icd_10", "ECGs of a stay with ICD-9 or unreadable codes: 0 is not known", len(old))
     return _rows(coded, stay, inside, ecgs, groups)
 
 

@@ -37,7 +37,7 @@ LVEF_PRIORITIES = {
 }  # fmt: skip
 """Two orders found in public code; the second says nothing of the names at rest, they come last here."""
 LVEF_EXCLUDED = "stress_lvef"  # of another heart rate
-MAX_LVEF = 100.0
+LVEF_PERCENT = (5.0, 95.0)  # no heart's is outside, so 0.6 is no percent: a fraction, which is not guessed at
 
 WALLS = ("septal_thickness", "inf_lat_thickness")
 LENGTHS = (*WALLS, "tapse")  # reported in cm or in mm by era; given here in mm
@@ -290,7 +290,7 @@ def grade_of(name: str, words: str) -> float:
 
 
 def _repaired(reading: Reading, long: _Long) -> _Long:
-    """Lengths in mm, and no value that cannot be: LVEF outside (0, 100], a length of none or of 6 cm."""
+    """Lengths in mm, and no value that cannot be: LVEF outside 5 to 95 %, a length of none or of 6 cm."""
     units = [unit.lower() for unit in long.units]
     cm, mm = (np.isin(long.unit, [k for k, unit in enumerate(units) if unit == word]) for word in ("cm", "mm"))
     lvef, length = long.of(*LVEF_NAMES, LVEF_EXCLUDED), long.of(*LENGTHS)
@@ -302,7 +302,8 @@ def _repaired(reading: Reading, long: _Long) -> _Long:
             reading.defect(name, "unit_drift", detail, (wrong & long.of(name)).sum())
     reading.defect("lengths", "unit_missing", "told by size; given in mm", (length & ~cm & ~mm).sum())
     value = np.where(in_cm, 10 * long.value, long.value)
-    good = ~(lvef & ~((value > 0) & (value <= MAX_LVEF))) & ~(length & ~((value > 0) & (value <= LENGTH_MM_AT_MOST)))
+    least, most = LVEF_PERCENT
+    good = ~(lvef & ~((value >= least) & (value <= most))) & ~(length & ~((value > 0) & (value <= LENGTH_MM_AT_MOST)))
     for code, count in zip(*np.unique(long.name[~good], return_counts=True), strict=True):
         reading.defect(long.names[code], "out_of_range", "left out", count)
     words = [*long.units, "mm", "%"]

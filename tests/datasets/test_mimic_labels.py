@@ -133,7 +133,7 @@ def test_a_diagnosis_is_one_or_none_or_unknown(tmp_path):
     assert set(EEE_TABLE_2) == {n.partition(".")[2] for n in made.meta["counts"]["label_names"] if n.startswith("eee_table2")}
     row = made.labels_named("ccsr.CIR017").to_pylist()[0]
     assert (row["source"], row["definition"][:50]) == ("hosp/diagnoses_icd", "1 where a diagnosis is in category CIR017 of HCUP'")
-    assert defects(made)["diagnoses", "icd_9"] == 1
+    assert defects(made)["diagnoses", "not_all_icd_10"] == 1
     assert defects(made)["ccsr", "unknown_code"] == 1  # E119
     assert tasks.answers(made, ["40000003", "40000001"], tasks.find("ccsr.CIR019", [made])).tolist() == [-1, 1]
 
@@ -145,6 +145,22 @@ def test_a_stay_with_both_versions_can_only_be_positive(tmp_path):
     )
     assert values(made, "icd10.I50") == {"40000001": 1.0, "40000002": 0.0}
     assert values(made, "icd10.E11") == {"40000002": 1.0}
+
+
+@pytest.mark.parametrize("line", ["10000001,20000003,2,?I5020,10", "10000001,20000003,2,I5020,11", "10000001,20000003,2,NoDx,10"])
+def test_a_code_that_cannot_be_read_may_be_any(tmp_path, line):
+    made = index(tree(tmp_path, changed("diagnoses", lambda lines: [*lines, line])), diagnoses=("icd10.I50", "icd10.E11"))
+    assert values(made, "icd10.I50") == {"40000001": 1.0}  # of the second ECG's stay 0 is not known
+    assert values(made, "icd10.E11") == {"40000001": 0.0, "40000002": 1.0}
+    assert defects(made)["diagnoses", "not_all_icd_10"] == 2  # the third ECG's stay is of ICD-9
+
+
+def test_a_list_with_a_word_that_is_no_code_can_only_be_positive(tmp_path):
+    lines = [line.replace("['R079']", "['NoDx', 'R079']") for line in EXT_ICD]
+    root = tree(tmp_path, **{"ext/records_w_diag_icd10.csv": lines})
+    made = index(root, diagnoses=("icd10.I50", "icd10.R07"), diagnoses_of="all_diag_all")
+    assert values(made, "icd10.I50") == {"40000001": 1.0}
+    assert values(made, "icd10.R07") == {"40000001": 0.0, "40000003": 1.0}
 
 
 def test_an_icd_9_code_that_looks_like_icd_10_is_none(tmp_path):
@@ -343,6 +359,14 @@ def test_both_orders_of_lvef_have_a_name_and_what_was_used_is_said(tmp_path, ord
     made = index(write_tree(tmp_path, {"structured-measurement.csv": reports(*LVEFS)}), lvef_priority=order)
     rows = made.labels_named("lvef").to_pylist()
     assert [(row["definition"].removeprefix("measurement "), row["value"]) for row in rows] == ORDERS[order]
+
+
+def test_a_fraction_or_what_no_heart_has_is_no_lvef_and_no_disease(tmp_path):
+    said = ["0.6", "4.9", "5", "95", "95.1", "0", "-60"]
+    made = index(write_tree(tmp_path, {"structured-measurement.csv": reports(*({**NORMAL, "lvef": one} for one in said))}))
+    assert made.labels_named("lvef")["value"].to_pylist() == [5.0, 95.0]
+    assert made.labels_named("shd")["value"].to_pylist() == [1.0, 0.0]
+    assert defects(made)["lvef", "out_of_range"] == 5
 
 
 def test_a_report_of_two_subjects_is_refused_and_two_times_are_told(tmp_path):
