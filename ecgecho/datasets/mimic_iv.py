@@ -60,7 +60,8 @@ class Config:
     """The label `lvef` of a report is the first of these names that it has; which one, is its `definition`. "lvef_first" and
     "biplane_first" are two orders in use."""
     scan_headers: bool = False
-    """Open every DICOM for its kind and frame count (hours on the full set); without, they are null."""
+    """Open every DICOM for its kind and frame count (hours on the full set), also one that was replaced since the last index;
+    without, they are null."""
     diagnoses: tuple[str, ...] = ()
     """0/1 labels of ECGs: "ccsr.CIR019" (HCUP), "eee_table2.CIR022", "icd10.I50" (codes that begin so); "ccsr.CIR*" for all."""
     diagnoses_of: Literal["admission"] | Lists = "admission"
@@ -368,6 +369,9 @@ def _listed(reading: Reading) -> Iterable[str]:
         if part in reading.parts:
             for path in _tables_in(reading.parts[part], begins):
                 yield path.relative_to(reading.root).as_posix()
+    if reading.config.scan_headers and "echo" in reading.parts:  # what the headers say is in the catalog, so they are
+        named = reading.table("echo", ("dicom_filepath",))["dicom_filepath"]
+        yield from reading.below("echo", named).drop_null().to_pylist()
 
 
 def _ext_icd(reading: Reading, ecgs: pa.Table) -> pa.Table | None:
@@ -481,7 +485,7 @@ def _flat(column: pa.ChunkedArray | pa.Array) -> Any:
 
 SPEC = Spec(
     name=DATASET,
-    version=3,
+    version=4,
     # Names of the table of each part; case, separators and .gz play no part.
     parts={
         "ecg": ("record_list.csv",),

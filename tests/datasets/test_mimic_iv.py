@@ -412,6 +412,21 @@ def test_headers_are_read_when_asked_and_a_study_of_stills_has_no_cine(tmp_path)
     assert again.pairs["study_id"].to_pylist()[0] == "90000001"
 
 
+def test_a_file_that_was_replaced_is_read_again_where_headers_are(tmp_path):
+    write_tree(tmp_path, {"1.0/echo-record-list.csv": ECHOS})
+    files = [tmp_path / "1.0" / line.split(",")[3] for line in ECHOS[1:]]
+    for file in files:
+        write_dicom(file, frames=3)
+    assert index(tmp_path, scan_headers=True).clips["num_frames"].to_pylist() == [3, 3, 3]
+    assert index(tmp_path, scan_headers=True).unchanged
+    write_dicom(files[1], frames=12)
+    again = index(tmp_path, scan_headers=True)
+    assert (again.unchanged, again.clips["num_frames"].to_pylist()) == (False, [3, 12, 3])
+    assert index(tmp_path, tmp_path / "tables").clips["kind"].null_count == 3
+    write_dicom(files[0], frames=5)
+    assert index(tmp_path, tmp_path / "tables").unchanged  # nothing of the files is in it
+
+
 def test_a_look_before_writes_nothing(tmp_path):
     write_tree(tmp_path)
     before = sorted(tmp_path.rglob("*"))
