@@ -12,9 +12,10 @@ _snomed.py; each has codes that the other never gives.
 
 Split: none official. One record is one patient, so the literature splits by record; the hash of the family is used. MERL's
 published split (chapman_train.csv, chapman_val.csv, chapman_test.csv; 23,026 of the records) is taken with
-`--set split=merl`; everyone else is then in none. Its 38 classes are then labels too, `merl.<acronym>`: from the whole words
-of its column `diagnose`. Its own label columns were made by substrings (AF also where AFIB stands, SA where LVQRSAL does) and
-are wrong in 16.6 % of the records; `--set merl_labels=published` takes them, to be held against published numbers only.
+`--set split=merl`; the other records are then left out, and counted. Its 38 classes are then labels too, `merl.<acronym>`:
+from the whole words of its column `diagnose`. Its own label columns were made by substrings (AF also where AFIB stands, SA
+where LVQRSAL does) and are wrong in 16.6 % of the records; `--set merl_labels=published` takes them, to be held against
+published numbers only.
 
 Leakage: all of it is in Challenge 2021 (family "cinc"). Some recordings are in the dataset more than once; headers with the
 same checksums become one subject. ESI was pretrained on all of it.
@@ -35,6 +36,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ecgecho.datasets import _snomed
 from ecgecho.datasets._indexing import Indexed, Reading, Spec, Tables
@@ -55,7 +57,7 @@ class Config:
     """Settings of the index."""
 
     split: Literal["hash", "merl"] = "hash"
-    """"merl" takes the split of MERL's csv files, which must lie in ROOT."""
+    """"merl" takes the split of MERL's csv files, which must lie in ROOT, and no record that is not in it."""
 
     merl_labels: Literal["exact", "published"] = "exact"
     """With split=merl: whole words of the diagnoses, or MERL's label columns as they are, of which many are wrong."""
@@ -81,29 +83,33 @@ def read(reading: Reading) -> Tables:
     own = _snomed.condition_names(reading, "names") if "names" in reading.parts else {}
     _snomed.tell_unknown(reading, found, {**names, **own})
     merl = _merl(reading, found) if reading.config.split == "merl" else None
-    return Tables(
-        ecgs=found.ecgs,
-        labels=[
-            _snomed.age_labels(found, SOURCE),
-            *_snomed.labels(found, "cinc2021", _snomed.classes_of(names, _snomed.SAME), valid, cohort, SOURCE),
-            *_snomed.labels(found, "chapman", _snomed.classes_of(own, {}), valid, cohort, SOURCE),
-            *(merl.labels if merl is not None else ()),
-        ],
-        people=found.people,
-        official=merl.official if merl is not None else None,
-    )
+    ecgs = found.ecgs
+    labels = [
+        _snomed.age_labels(found, SOURCE),
+        *_snomed.labels(found, "cinc2021", _snomed.classes_of(names, _snomed.SAME), valid, cohort, SOURCE),
+        *_snomed.labels(found, "chapman", _snomed.classes_of(own, {}), valid, cohort, SOURCE),
+    ]
+    if merl is None:
+        return Tables(ecgs=ecgs, labels=labels, people=found.people)
+    labels = [_of(table, merl.official["subject_id"]) for table in (*labels, *merl.labels)]
+    ecgs = _of(ecgs, merl.official["subject_id"])
+    return Tables(ecgs=ecgs, labels=labels, people=found.people, official=merl.official)
+
+
+def _of(table: pa.Table, subjects: pa.ChunkedArray) -> pa.Table:
+    return table.filter(pc.is_in(table["subject_id"], value_set=subjects.combine_chunks()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Merl:
-    """MERL's files: the split of every subject, and labels."""
+    """MERL's files: the split of every subject who is in one, and labels."""
 
     official: pa.Table
     labels: list[pa.Table]
 
 
 def _merl(reading: Reading, found: _snomed.Records) -> _Merl:
-    """MERL's split of the subjects, where who is not in it, or in two of its parts, is in none; and its 38 classes."""
+    """MERL's split of the subjects, without who is not in it, or in two of its parts; and its 38 classes."""
     for part in MERL.values():
         if part not in reading.parts:
             raise reading.refuse(f"there is no {SPEC.parts[part][0]}; put MERL's three csv files there, or leave split=hash.")
@@ -140,9 +146,12 @@ def _merl(reading: Reading, found: _snomed.Records) -> _Merl:
             published.setdefault(name, []).extend(kept[name].to_pylist())
     reading.defect("merl", "row_twice", "a record again; the labels of its first row count", twice)
     reading.defect("merl", "record_unknown", "in MERL's split, not here", unknown)
-    reading.defect("merl", "not_in_split", "subjects whom MERL's split leaves out; none", sum(not of for of in splits.values()))
-    reading.defect("merl", "in_two_splits", "one subject in two parts of it; none", sum(len(of) > 1 for of in splits.values()))
-    chosen = [next(iter(of)) if len(of) == 1 else "none" for of in splits.values()]
+    parts_of = np.array([len(splits[subject]) for subject in found.subject], np.int64)
+    reading.defect("merl", "not_in_split", "records that MERL's split leaves out; left out", (parts_of == 0).sum())
+    reading.defect("merl", "in_two_splits", "records of a subject in two parts of it; left out", (parts_of > 1).sum())
+    if not (parts_of == 1).any():
+        raise reading.refuse("none of its records is in MERL's csv files; are they those of this dataset? Or leave split=hash.")
+    chosen = {subject: next(iter(of)) for subject, of in splits.items() if len(of) == 1}
     exact = [{word.strip() for word in (text or "").split(",")} for text in words]
     ids = found.ids(np.array(rows, np.int64))
     definition = "1 where the column diagnose of MERL's csv holds the word, else 0"
@@ -157,12 +166,12 @@ def _merl(reading: Reading, found: _snomed.Records) -> _Merl:
         value = own if reading.config.merl_labels == "exact" else given
         labels.append(label_rows(f"merl.{name}", value, unit=None, source="MERL csv files", definition=definition, **ids))
     reading.defect("merl", "label_differs", "records with a label column that the diagnoses contradict", int(wrong.sum()))
-    return _Merl(official=pa.table({"subject_id": list(splits), "split": chosen}), labels=labels)
+    return _Merl(official=pa.table({"subject_id": list(chosen), "split": list(chosen.values())}), labels=labels)
 
 
 SPEC = Spec(
     name=DATASET,
-    version=1,
+    version=2,
     parts={
         "headers": ("**/WFDBRecords/", "**/chapman_shaoxing/", "**/ningbo/"),  # the last two are those of Challenge 2021
         "names": ("ConditionNames_SNOMED-CT.csv",),

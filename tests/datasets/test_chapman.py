@@ -6,6 +6,8 @@ from snomed_tree import samples_of, write_chapman, write_georgia, write_record
 
 from ecgecho import pairs, plugins
 from ecgecho.catalog import IndexOptions
+from ecgecho.config import DataOptions
+from ecgecho.data.examples import join
 from ecgecho.io import read_ecg
 from ecgecho.types import STANDARD_LEADS, UsageError, UserError
 
@@ -213,13 +215,13 @@ def test_merl_s_split_is_taken_when_asked(tmp_path):
     root = merl(write_chapman(tmp_path / "root"), **SAID)
     made = index(root, split="merl")
     splits = {row["subject_id"]: row["split"] for row in made.subjects.to_pylist()}
-    assert splits == {
-        "JS00001": "train", "JS00002": "none", "JS00004": "val", "JS00005": "none", "JS00006": "test", "JS23074": "none",
-        "JS23075": "none",
-    }  # fmt: skip
+    assert splits == {"JS00001": "train", "JS00004": "val", "JS00006": "test"}
+    assert set(made.labels["subject_id"].to_pylist()) == set(splits) == set(made.ecgs["ecg_id"].to_pylist())
     found = defects(made)
-    assert (found["merl", "record_unknown"], found["merl", "in_two_splits"], found["merl", "not_in_split"]) == (1, 1, 3)
     default = index(root)
+    assert found["merl", "record_unknown"] == 1
+    assert found["merl", "in_two_splits"] == 2  # JS00002 and its copy JS23076
+    assert found["merl", "not_in_split"] == default.ecgs.num_rows - 2 - 3
     assert all(row["split"] == pairs.split_of("cinc", row["subject_id"]) for row in default.subjects.to_pylist())
     assert not named(default, "merl.AF")
 
@@ -227,7 +229,7 @@ def test_merl_s_split_is_taken_when_asked(tmp_path):
 def test_merl_s_classes_are_whole_words_unless_its_own_columns_are_asked_for(tmp_path):
     root = merl(write_chapman(tmp_path / "root"), **SAID)
     made = index(root, split="merl")
-    assert named(made, "merl.AF") == {"JS00001": 0, "JS00002": 0, "JS00004": 1, "JS00006": 0, "JS23076": 0}
+    assert named(made, "merl.AF") == {"JS00001": 0, "JS00004": 1, "JS00006": 0}
     assert named(made, "merl.SA")["JS00006"] == 0
     assert defects(made)["merl", "label_differs"] == 2
     as_is = index(root, split="merl", merl_labels="published")
@@ -236,11 +238,29 @@ def test_merl_s_classes_are_whole_words_unless_its_own_columns_are_asked_for(tmp
     assert sum(name.startswith("merl.") for name in made.meta["counts"]["label_names"]) == 38
 
 
-def test_a_record_in_two_of_merl_s_files_is_in_no_split_and_has_its_labels_once(tmp_path):
-    made = index(merl(write_chapman(tmp_path / "root"), train={"JS00001": "AFIB"}, test={"JS00001": "AF"}), split="merl")
-    assert {row["split"] for row in made.subjects.to_pylist()} == {"none"}
-    assert made.labels_named("merl.AF")["value"].to_pylist() == [0]
+def test_a_record_in_two_of_merl_s_files_is_left_out_and_one_twice_in_a_file_has_its_labels_once(tmp_path):
+    root = merl(write_chapman(tmp_path / "root"), train={"JS00001": "AFIB", "JS00004": "AF"}, test={"JS00001": "AF"})
+    made = index(root, split="merl")
+    assert {row["subject_id"]: row["split"] for row in made.subjects.to_pylist()} == {"JS00004": "train"}
     assert (defects(made)["merl", "row_twice"], defects(made)["merl", "in_two_splits"]) == (1, 1)
+    path = root / "chapman_train.csv"
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1].replace("AF,", "SB,") + "\n")
+    again = index(root, split="merl")
+    assert again.labels_named("merl.AF")["value"].to_pylist() == [1]
+    assert defects(again)["merl", "row_twice"] == 2
+
+
+def test_a_catalog_of_merl_s_split_can_be_trained_on(tmp_path):
+    made = index(merl(write_chapman(tmp_path / "root"), **SAID), split="merl")
+    rows = {name: row for row, name in enumerate(made.ecgs["ecg_id"].to_pylist())}
+    splits = join([made], rows, {}, DataOptions()).splits
+    assert {name: len(of.ecg_id) for name, of in splits.items()} == {"train": 1, "val": 1, "test": 1}
+
+
+def test_merl_s_files_of_other_records_are_refused(tmp_path):
+    root = merl(write_chapman(tmp_path / "root"), train={"JS99999": "SR"})
+    with pytest.raises(UserError, match=r"none of its records is in MERL's csv files"):
+        index(root, split="merl")
 
 
 def test_merl_s_files_that_are_not_there_or_differ_are_refused(tmp_path):
