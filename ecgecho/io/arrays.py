@@ -6,7 +6,7 @@ recording that is asked for is read.
 
 Codes of "failed": rate_unknown, unit_unknown, leads_unknown, row_unknown, row_outside, shape_unknown, shape_ambiguous,
 excerpt_outside, rate_disagrees, sidecar_disagrees, damaged_sidecar, holds_code, unsupported_format, truncated, too_large,
-undecodable, lead_named_twice. Defects of a record that was read: excerpt_short, columns_ignored.
+undecodable, lead_named_twice. Defects of a record that was read: excerpt_short, columns_ignored, header_of_numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,46 @@ def read(path: Path, source: EcgSource | None = None) -> EcgRecord:
     if path.name.lower().endswith((".csv", ".csv.gz")):
         return _csv(path, source, said)
     raise ItemError("unsupported_format", f"{path.name} is neither .npy nor .csv")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An array as it lies in a file. Indexing it by the place of a recording and two slices reads those bytes and no others.
+
+    It is never mapped: a worker's bound is on what it maps too, and a file may be larger than that.
+    """
+
+    path: Path
+    dtype: np.dtype[Any]
+    offset: int
+    """Of its first value."""
+    shape: tuple[int, ...]
+    fortran: bool = False
+    """Only of two axes."""
+
+    def __getitem__(self, place: tuple[Any, ...]) -> npt.NDArray[Any]:
+        *outer, rows, columns = place
+        num_rows, num_columns = self.shape[-2:]
+        if self.fortran:
+            rows, columns, num_rows, num_columns = columns, rows, num_columns, num_rows
+        number = 0
+        for at, length in zip(outer, self.shape[:-2], strict=True):
+            number = number * length + at
+        start = number * num_rows * num_columns
+        top, bottom, _ = rows.indices(num_rows)
+        first, last, _ = columns.indices(num_columns)
+        if (first, last) == (0, num_columns):
+            values = self._read(start + top * num_columns, (bottom - top) * num_columns).reshape(bottom - top, num_columns)
+        else:
+            values = np.stack([self._read(start + row * num_columns + first, last - first) for row in range(top, bottom)])
+        return values.T if self.fortran else values
+
+    def _read(self, first: int, count: int) -> npt.NDArray[Any]:
+        size = count * self.dtype.itemsize
+        data = read_bytes(self.path, offset=self.offset + first * self.dtype.itemsize, size=size, most=MAX_FILE_BYTES)
+        if len(data) < size:
+            raise ItemError("truncated", f"{self.path.name} became shorter while it was read")
+        return np.frombuffer(data, self.dtype)
 
 
 def recording_of(array: Any, said: Said, source: EcgSource | None, name: str) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
@@ -111,7 +152,7 @@ def _npy(path: Path, source: EcgSource | None, said: Said) -> EcgRecord:
         raise ItemError("truncated", f"{path.name} holds {size - offset} bytes of values for an array of shape {shape} {dtype}")
     if 0 in shape:
         raise ItemError("shape_unknown", f"{path.name} holds no sample: shape {shape}")
-    array = np.memmap(path, dtype, "r", offset, shape, order="F" if fortran else "C")
+    array = Stored(path=path, dtype=dtype, offset=offset, shape=shape, fortran=fortran)
     values, defects = recording_of(array, said, source, path.name)
     return record_of(values, said, path.name, defects)
 
@@ -126,13 +167,14 @@ def _csv(path: Path, source: EcgSource | None, said: Said) -> EcgRecord:
     """Columns named as leads, in any order; a decimal comma where the columns are separated by ";" or tabs."""
     text = _text(path)
     head, separator, body = _head(text, path.name)
-    numeric = all(_is_number(word) for word in head)
+    numeric, headed = all(_is_number(word) for word in head), False
     names = tuple(canonical_lead(word) for word in head)
     if numeric:
         said.need("leads", name=path.name)
         if len(said.leads) != len(head):
             raise ItemError("leads_unknown", f"{path.name} has {len(head)} columns without names for {len(said.leads)} leads")
-        names, body = said.leads, text
+        names, headed = said.leads, _counts_up(head)
+        body = body if headed else text
     chosen = [name for name in names if is_ecg_lead(name) or (numeric or name in said.leads)]
     if len(set(chosen)) != len(chosen):
         raise ItemError("lead_named_twice", f"{path.name} has two columns of one lead")
@@ -152,7 +194,9 @@ def _csv(path: Path, source: EcgSource | None, said: Said) -> EcgRecord:
     first, last, defects = samples_of(source, said.fs_hz, values.shape[1], path.name)
     if source is not None and source.row is not None:
         raise ItemError("row_outside", f"{path.name} holds one recording, and row {source.row} is asked for")
-    return record_of(values[:, first:last], said, path.name, (*defects, *(("columns_ignored",) if others else ())))
+    defects += ("columns_ignored",) if others else ()
+    defects += ("header_of_numbers",) if headed else ()
+    return record_of(values[:, first:last], said, path.name, defects)
 
 
 def _text(path: Path) -> str:
@@ -220,6 +264,15 @@ def _check_rate(title: str, times: npt.NDArray[np.float64], fs_hz: float, name: 
     step = float(steps.mean())
     if not step > 0 or abs(per_second / step / fs_hz - 1) > RATE_TOLERANCE:
         raise ItemError("rate_disagrees", f"{name}: its time column {title!r} does not step by 1 / {fs_hz:g} s")
+
+
+def _counts_up(words: list[str]) -> bool:
+    """Whether these are the numbers of the columns, from 0 or from 1, as pandas and others head a table without names.
+
+    Of one column that cannot be told, and either way it is about one sample of 0.
+    """
+    numbers = [float(word.replace(",", ".")) for word in words]
+    return len(words) > 1 and numbers[0] in (0, 1) and numbers == [numbers[0] + place for place in range(len(words))]
 
 
 def _is_number(word: str) -> bool:

@@ -22,13 +22,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ecgecho.io.arrays import recording_of
+from ecgecho.io.arrays import Stored, recording_of
 from ecgecho.io.files import read_bytes, size_of
 from ecgecho.io.sidecar import record_of, said_of
 from ecgecho.types import EcgRecord, EcgSource, ItemError
 
 MAX_UNPACKED = 1 << 28
 """Of a compressed element; 144 s of 12 leads at 500 Hz as doubles, the longest of CPSC2018, are 7 MB."""
+MAX_LEVEL_5_BYTES = 1 << 28
+"""Of a level 5 file, which is read whole."""
 MAX_ELEMENTS = 256
 MAX_NAME = 64
 V4_HEADER_BYTES = 20
@@ -62,7 +64,7 @@ def read(path: Path, source: EcgSource | None = None) -> EcgRecord:
     said = said_of(path, source)
     head = read_bytes(path, size=V5_HEADER_BYTES)
     try:
-        values = _level_4(path) if _is_level_4(head) else _level_5(path, head)
+        values: Any = _level_4(path) if _is_level_4(head) else _level_5(path, head)
     except (struct.error, ValueError, OverflowError) as err:
         if isinstance(err, ItemError):
             raise
@@ -106,10 +108,11 @@ def _level_4_matrices(path: Path) -> Iterator[Level4Matrix]:
             yield Level4Matrix(name=name, rows=rows, columns=columns, dtype=dtype.str, offset=offset)
 
 
-def _level_4(path: Path) -> npt.NDArray[Any]:
+def _level_4(path: Path) -> Stored:
     for found in _level_4_matrices(path):
         if found.name == "val" and found.rows and found.columns:
-            return np.memmap(path, found.dtype, "r", found.offset, (found.rows, found.columns), order="F")
+            shape = (found.rows, found.columns)
+            return Stored(path=path, dtype=np.dtype(found.dtype), offset=found.offset, shape=shape, fortran=True)
     raise ItemError("no_such_array", f"{path.name} holds no matrix `val`")
 
 
@@ -119,7 +122,8 @@ def _level_5(path: Path, head: bytes) -> npt.NDArray[Any]:
     if len(head) < V5_HEADER_BYTES or head[126:128] not in (b"IM", b"MI"):
         raise ItemError("not_ecg", f"{path.name} is no MATLAB file")
     order = "<" if head[126:128] == b"IM" else ">"
-    for kind, packed in _elements(memoryview(read_bytes(path))[V5_HEADER_BYTES:], order, path.name):
+    whole = memoryview(read_bytes(path, most=MAX_LEVEL_5_BYTES))
+    for kind, packed in _elements(whole[V5_HEADER_BYTES:], order, path.name):
         unpacked = _unpacked(packed, order, path.name) if kind == _COMPRESSED else (packed if kind == _MATRIX else None)
         if unpacked is None:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import json
 import struct
@@ -17,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgecho.io import arrays, mat, read_ecg
-from ecgecho.types import STANDARD_LEADS, EcgSource, ItemError
+from ecgecho.io.scan import MEMORY_BYTES
+from ecgecho.io.workers import Done, run_bounded
+from ecgecho.types import STANDARD_LEADS, EcgRecord, EcgSource, ItemError
 
 SAID = {"fs_hz": 500.0, "unit": "mv", "leads": STANDARD_LEADS}
 ECHONEXT = {"fs_hz": 250.0, "unit": "zscore", "leads": STANDARD_LEADS}
@@ -70,16 +73,41 @@ def test_microvolts_become_millivolts(tmp_path):
     assert made.unit == "mv"
 
 
-def test_only_one_row_of_a_large_file_is_read(tmp_path):
-    """A file of 6 GB, more than any other reader takes; on the disk it is empty but for its last row."""
-    rows, path = 25_000, tmp_path / "EchoNext_train_waveforms.npy"
+def test_one_row_of_a_file_larger_than_the_memory_of_a_worker_is_read(tmp_path):
+    """EchoNext's train split, 17 GB; on the disk it is empty but for its last row. The bound is that of a scan, the lower one."""
+    rows, path = 72_475, tmp_path / "EchoNext_train_waveforms.npy"
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (rows, 1, 2500, 12)})
         last = np.random.default_rng(0).normal(size=(2500, 12))
         file.seek(file.tell() + (rows - 1) * last.nbytes)
         file.write(last.tobytes())
-    made = read_ecg(path, EcgSource(row=rows - 1, **ECHONEXT))
+    made = bounded(path, EcgSource(row=rows - 1, **ECHONEXT))
     np.testing.assert_array_equal(made.signal, last.T.astype(np.float32))
+
+
+def test_an_excerpt_of_a_recording_larger_than_the_memory_of_a_worker_is_read(tmp_path):
+    """2 GB of three leads, along either axis and in either order."""
+    length = 1 << 26
+    for k, (shape, fortran) in enumerate([((length, 3), False), ((3, length), False), ((length, 3), True), ((3, length), True)]):
+        path = tmp_path / f"{k}.npy"
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": fortran, "shape": shape})
+            file.truncate(file.tell() + 3 * length * 8)
+        made = np.lib.format.open_memmap(path, mode="r+")
+        lines = made if shape[0] == length else made.T
+        lines[1_000_000:1_000_500] = series(500, 3)
+        lines.flush()
+        del made, lines
+        source = EcgSource(start_s=2000.0, duration_s=1.0, fs_hz=500.0, unit="mv", leads=("X", "Y", "Z"))
+        np.testing.assert_array_equal(bounded(path, source).signal, series(500, 3).T)
+
+
+def bounded(path: Path, source: EcgSource) -> EcgRecord:
+    """A recording as a worker reads it."""
+    read = functools.partial(read_ecg, path)
+    ((_, result),) = run_bounded(read, [source], workers=1, timeout_s=60, memory_bytes=MEMORY_BYTES)
+    assert isinstance(result, Done), result
+    return result.value
 
 
 @pytest.mark.parametrize(
@@ -282,6 +310,26 @@ def test_columns_without_names_need_names_from_elsewhere(tmp_path):
     assert code_of(tmp_path / "a.csv", EcgSource(fs_hz=500.0, unit="mv", leads=("I", "II"))) == "leads_unknown"
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("spelt", ["{}", "{}.0", '"{}"'])
+def test_a_line_that_numbers_the_columns_is_no_sample(tmp_path, first, spelt):
+    """`pandas.DataFrame(signal).to_csv(path, index=False)` writes "0,1,...,11"."""
+    values = series(50, 12)
+    (tmp_path / "a.csv").write_text(table(values, [spelt.format(first + k) for k in range(12)]))
+    made = read_ecg(tmp_path / "a.csv", EcgSource(**SAID))
+    np.testing.assert_array_equal(made.signal, values.T)
+    assert made.defects == ("header_of_numbers",)
+
+
+@pytest.mark.parametrize("line", ["0,0", "0,2", "1,0", "2,3", "0.5,1.5"])
+def test_a_first_line_that_numbers_no_columns_is_a_sample(tmp_path, line):
+    (tmp_path / "a.csv").write_text(f"{line}\n3,4\n")
+    made = read_ecg(tmp_path / "a.csv", EcgSource(fs_hz=500.0, unit="mv", leads=("I", "II")))
+    assert (made.signal.shape, made.defects) == ((2, 2), ())
+    (tmp_path / "b.csv").write_text("0\n3\n")
+    assert read_ecg(tmp_path / "b.csv", EcgSource(fs_hz=500.0, unit="mv", leads=("I",))).signal.tolist() == [[0, 3]]
+
+
 def test_an_empty_cell_makes_its_lead_invalid(tmp_path):
     (tmp_path / "a.csv").write_text("I,II,V1\n1,2,3\n1,,3\n1,nan,3\n")
     made = read_ecg(tmp_path / "a.csv", EcgSource(fs_hz=500.0, unit="mv"))
@@ -463,6 +511,22 @@ def test_a_matrix_that_says_more_than_it_holds_is_refused(tmp_path):
     head = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H2s", 0x0100, b"IM")
     (tmp_path / "a.mat").write_bytes(head + struct.pack("<II", 15, len(packed)) + packed)
     assert code_of(tmp_path / "a.mat", EcgSource(**SAID)) == "truncated"
+
+
+def test_an_excerpt_of_a_large_matrix_is_read_and_a_large_file_of_level_5_is_refused(tmp_path):
+    length, path = 1 << 26, tmp_path / "a.mat"
+    with path.open("wb") as file:
+        file.write(struct.pack("<5i", 0, 3, length, 0, 4) + b"val\0")
+        at = file.tell()
+        file.truncate(at + 3 * length * 8)
+        file.seek(at + 1_000_000 * 3 * 8)
+        file.write(series(500, 3).astype("<f8").tobytes())
+    source = EcgSource(start_s=2000.0, duration_s=1.0, fs_hz=500.0, unit="mv", leads=("X", "Y", "Z"))
+    np.testing.assert_array_equal(bounded(path, source).signal, series(500, 3).T)
+    with path.open("wb") as file:
+        file.write(b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H2s", 0x0100, b"IM"))
+        file.truncate(1 << 31)
+    assert code_of(path, source) == "too_large"
 
 
 def test_a_matlab_7_3_file_is_refused_with_what_to_do(tmp_path):
