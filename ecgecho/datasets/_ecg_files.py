@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from xml.etree.ElementTree import Element  # noqa: S405  # a type
 
+from ecgecho.datasets import _headers
 from ecgecho.io import ecg, sidecar, xml
 from ecgecho.io.files import MAX_BYTES, read_bytes
 from ecgecho.types import ItemError, Json
@@ -23,7 +24,6 @@ NUMBERS = ("mat", "arrays", "hdf5")
 MAX_WFDB_HEADER_BYTES = 1 << 20
 MAX_SCP_BYTES = 1 << 22
 MAX_WORD = 128
-FIRST_YEAR = 1900
 _WFDB_LINE = re.compile(r"^[^\s/]+(/\d+)?\s+\d+(\s|$)")
 _WFDB_TIME = re.compile(r"\s(\d{1,2}:\d{2}:\d{2})(?:\.\d+)?\s+(\d{1,2}/\d{1,2}/\d{4})\s*$")
 _PATIENT = {  # ways to the patient's id; the part after @ is an attribute
@@ -46,7 +46,7 @@ def kind_of(path: Path) -> str:
 
 
 def identify(path: Path, kind: str) -> Json:
-    """Patient and time (YYYYMMDDHHMMSS) as an ECG file of a kind says them, "" where it does not; no DICOM."""
+    """Patient and time (as `_headers.moment`) as an ECG file of a kind says them, "" where it does not; no DICOM."""
     found = {"wfdb": _wfdb, "xml": _xml, "scp": _scp, "edf": _edf, "ishne": _ishne}.get(kind)
     patient, time = ("", "") if found is None else found(path)
     return {"patient": patient.strip()[:MAX_WORD], "time": time}
@@ -73,7 +73,7 @@ def _xml(path: Path) -> tuple[str, str]:
     elif kind == "annotatedecg":
         low = xml.child(root, "effectiveTime/low")
         low = xml.child(root, "effectiveTime/center") if low is None else low
-        time = _time(low.get("value", "")[:14], "%Y%m%d%H%M%S") if low is not None else ""
+        time = _headers.moment(low.get("value", "")) if low is not None else ""
     else:
         observed = xml.child(root, "ObservationDateTime")
         words = [xml.text(observed, name).zfill(2) for name in ("Year", "Month", "Day", "Hour", "Minute", "Second")]
@@ -140,4 +140,4 @@ def _time(words: str, form: str) -> str:
         found = datetime.strptime(words.strip(), form)
     except ValueError:
         return ""
-    return found.strftime("%Y%m%d%H%M%S") if found.year >= FIRST_YEAR else ""
+    return found.strftime("%Y%m%d%H%M%S") if found.year >= _headers.FIRST_YEAR else ""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +34,8 @@ FACTS = ("kind", "transfer_syntax", "photometric", "frame_time_source")
 PHOTOMETRIC = frozenset(
     {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"}
 )
+NO_TIME = "?"
+FIRST_YEAR = 1900
 _TAGS = [
     "PatientID",
     "StudyInstanceUID",
@@ -66,6 +71,24 @@ def read_header(path: str) -> Json:
 def read_identified(path: str) -> Json:
     """`read_header`, and of a DICOM who, which study and when, as they stand there: for private ids to be made of, never kept."""
     return {"patient": "", "study": "", "time": "", **(_identity(path) if _is_dicom(path) else {}), **read_header(path)}
+
+
+def moment(words: str) -> str:
+    """A time of DICOM or HL7 as YYYYMMDDHHMMSS, a day without a time of day as YYYYMMDD, NO_TIME for what is none, "" for "".
+
+    What may be left out at the end of a time (seconds, minutes) is 0. The clock is the one on the wall: the offset from UTC,
+    which few files give, plays no part.
+    """
+    digits = re.sub(r"[+-]\d{4}$", "", words.strip()).partition(".")[0].replace(":", "").replace("-", "").strip()
+    if not digits:
+        return NO_TIME if words.strip() else ""
+    whole = digits.ljust(14, "0") if len(digits) in (10, 12, 14) else digits[:8] if len(digits) >= 8 else ""
+    for text, form in ((whole, "%Y%m%d%H%M%S"), (whole[:8], "%Y%m%d")):
+        if text.isascii() and text.isdigit() and len(text) == (14 if "H" in form else 8):  # strptime guesses where digits lack
+            with contextlib.suppress(ValueError):
+                if datetime.strptime(text, form).year >= FIRST_YEAR:
+                    return text
+    return NO_TIME
 
 
 def scan_clips(reading: Reading, paths: Sequence[str]) -> dict[str, Json]:
@@ -139,9 +162,5 @@ def _word(found: Any, name: str) -> str:
 
 
 def _time(found: Any) -> str:
-    """YYYYMMDDHHMMSS, or the date alone."""
-    whole = _word(found, "AcquisitionDateTime") or _word(found, "StudyDate") + _word(found, "StudyTime")
-    digits = whole.partition(".")[0].partition("+")[0].replace(":", "").replace("-", "")
-    return (
-        digits if digits.isdigit() and len(digits) in (8, 14) else digits[:8] if digits[:8].isdigit() and len(digits) >= 8 else ""
-    )
+    whole = _word(found, "AcquisitionDateTime")
+    return moment(whole or _word(found, "StudyDate").replace(".", "") + _word(found, "StudyTime"))

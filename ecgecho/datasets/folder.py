@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ecgecho import catalog, keys
 from ecgecho.catalog import SCHEMAS, Catalog, IndexOptions, Progress
@@ -101,7 +102,7 @@ class Folder:
         if (made := self._made(reading, walk)) is not None:
             return made
         ids = Ids(key=key.key)
-        seen = reading.scan("files", (*walk.echo, *walk.ecg), look, ids.remember, memory=f"files {key.key_id}")
+        seen = reading.scan("files", (*walk.echo, *walk.ecg), look, ids.remember, memory=f"files {_SPEC.version} {key.key_id}")
         reading.defect("files", "not_indexed", "neither a cine nor an ECG that is read", walk.others)
         tables = _read(reading, seen, ids)
         assert tables.clips is not None
@@ -166,6 +167,7 @@ class Ids(keys.Key):
         return {
             **{name: found[name] for name in (*_headers.EMPTY, "what", "time")},
             "subject": _private.subject_of(self, found["patient"]),
+            "written": self.of("subject as written", found["patient"].strip()),
             "study": self.of("study", found["study"]) if found["study"] else "",
         }
 
@@ -186,13 +188,16 @@ def look(path: str) -> Json:
 
 def _read(reading: Reading, seen: dict[str, Json], ids: Ids) -> Tables:
     known: dict[str, bool] = {}
+    writings: dict[str, set[str]] = {}
     owners: dict[str, set[str]] = {}
     clips: list[Json] = []
     ecgs: list[Json] = []
     views = _views(reading, seen)
     for path in sorted(seen):
         found = seen[path]
-        named = _top(path, ids) if reading.config.subject == "top_folder" else found["subject"]
+        named, as_written = _top(path, ids) if reading.config.subject == "top_folder" else (found["subject"], found["written"])
+        if named:
+            writings.setdefault(named, set()).add(as_written)
         if found["what"] == "ecg":
             subject = named or ids.of("unknown subject", path)
             known[subject] = bool(named)
@@ -222,46 +227,76 @@ def _read(reading: Reading, seen: dict[str, Json], ids: Ids) -> Tables:
     )
     unknown = sorted(subject for subject, is_known in known.items() if not is_known)
     reading.defect("subjects", "subject_unknown", "in no split; train refuses them", len(unknown))
+    reading.defect("subjects", "leading_zeros", _private.LEADING_ZEROS, sum(len(words) > 1 for words in writings.values()))
+    tables = {
+        "clips": pa.Table.from_pylist(clips, SCHEMAS["clips"]),
+        "ecgs": pa.Table.from_pylist(ecgs, SCHEMAS["ecgs"]),
+    }
+    _note_times(reading, seen)
+    _private.note_crowds(reading, **tables)
     return Tables(
-        clips=pa.Table.from_pylist(clips, SCHEMAS["clips"]),
-        ecgs=pa.Table.from_pylist(ecgs, SCHEMAS["ecgs"]),
+        **tables,
         official=pa.table(
             {"subject_id": pa.array(unknown, pa.string()), "split": pa.array(["none"] * len(unknown), pa.string())}
         ),
     )
 
 
+def _note_times(reading: Reading, seen: dict[str, Json]) -> None:
+    """What the files' times lack: an ECG and a study without one never meet, and one without a time of day may be a day off."""
+    for what, item in (("echo", "clips"), ("ecg", "ecgs")):
+        times = [found["time"] for found in seen.values() if found["what"] == what]
+        reading.defect(item, "time_missing", "the file says none that is found", times.count(""))
+        reading.defect(item, "time_unreadable", "left out", times.count(_headers.NO_TIME))
+        reading.defect(item, "time_of_day_missing", "a day alone; taken as midnight", sum(len(time) == 8 for time in times))
+
+
 def _views(reading: Reading, seen: dict[str, Json]) -> dict[str, str]:
     if "views" not in reading.parts:
         return {}
     rows = reading.table("views", ("path", "view"))
-    views = {path: view for path, view in zip(rows["path"].to_pylist(), rows["view"].to_pylist(), strict=True) if path and view}
+    rows = _private.views(reading, rows.filter(pc.and_(pc.is_valid(rows["path"]), pc.is_valid(rows["view"]))))
+    views = dict(zip(rows["path"].to_pylist(), rows["view"].to_pylist(), strict=True))
     reading.defect("views", "not_there", "a path that is no cine here", len(set(views) - set(seen)))
     return views
 
 
 def _walk(root: Path, own: tuple[Path, ...]) -> Walk:
-    """All files below `root` in the order of their paths, but hidden ones, stores, catalogs and what is `own`."""
+    """All files below `root` in the order of their paths, but hidden ones, stores, catalogs and what is `own`.
+
+    Folders behind links are read last, and each folder once: a link beside the folder that it leads to renames nothing, and
+    one that leads into itself ends.
+    """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the folder that holds the files.")
     echo: list[str] = []
     ecg: list[str] = []
-    others, ours = 0, {path.absolute() for path in own}
-    for folder, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if not _skipped(Path(folder) / name, ours))
-        for name in sorted(names):
-            path = Path(folder) / name
-            if name.startswith(".") or path.absolute() in ours:
+    others, ours = 0, {place for path in own for place in (path.absolute(), path.resolve())}
+    seen: set[tuple[int, int]] = set()
+    starts = [root]
+    for start in starts:  # grows
+        for folder, below, names in os.walk(start):
+            stat, here = os.stat(folder), Path(folder)
+            real = here.resolve()
+            if (stat.st_dev, stat.st_ino) in seen or (seen and real in ours):
+                below[:] = []
                 continue
-            kind = _kind(path)
-            relative = path.relative_to(root).as_posix()
-            if kind == "echo":
-                echo.append(relative)
-            elif kind == "ecg":
-                ecg.append(relative)
-            elif kind == "other":
-                others += 1
-    return Walk(echo=tuple(echo), ecg=tuple(ecg), others=others)
+            seen.add((stat.st_dev, stat.st_ino))
+            below[:] = sorted(name for name in below if not _skipped(here / name, ours))
+            starts += [here / name for name in below if (here / name).is_symlink()]
+            for name in sorted(names):
+                path = here / name
+                if name.startswith(".") or path.absolute() in ours or real / name in ours:
+                    continue
+                kind = _kind(path)
+                relative = path.relative_to(root).as_posix()
+                if kind == "echo":
+                    echo.append(relative)
+                elif kind == "ecg":
+                    ecg.append(relative)
+                elif kind == "other":
+                    others += 1
+    return Walk(echo=tuple(sorted(echo)), ecg=tuple(sorted(ecg)), others=others)
 
 
 def _kind(path: Path) -> str:
@@ -307,10 +342,10 @@ def _missing(walk: Walk) -> list[str]:
     ]
 
 
-def _top(path: str, ids: Ids) -> str:
-    """The subject named by the first folder; empty for a file that lies in the root itself."""
+def _top(path: str, ids: Ids) -> tuple[str, str]:
+    """The subject named by the first folder, and how; empty for a file that lies in the root itself."""
     folder, below, _ = path.partition("/")
-    return ids.of("subject", folder) if below else ""
+    return (ids.of("subject", _private.written(folder)), folder) if below else ("", "")
 
 
 def _moment(digits: str) -> datetime | None:
@@ -324,4 +359,4 @@ def _nothing(reading: Reading) -> Tables:
     raise AssertionError("a folder is read by Folder")
 
 
-_SPEC = Spec(name=DATASET, version=2, parts={}, needs=(), read=_nothing)
+_SPEC = Spec(name=DATASET, version=3, parts={}, needs=(), read=_nothing)

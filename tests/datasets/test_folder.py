@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import stat
 
 import pyarrow.parquet as pq
@@ -9,8 +10,9 @@ import pytest
 from ecg_forms import FORMS, write_forms
 from folder_tree import MARK, write_dicom, write_ecg, write_folder, write_video
 
-from ecgecho import catalog, pairs, plugins
+from ecgecho import catalog, keys, pairs, plugins
 from ecgecho.catalog import IndexOptions
+from ecgecho.datasets import _private
 from ecgecho.types import ItemError, UsageError, UserError
 
 folder = plugins.load("datasets", "folder")
@@ -337,3 +339,111 @@ def test_a_cut_or_damaged_ecg_file_is_a_defect_and_no_stop(tmp_path, name, recwa
             assert found["what"] in ("ecg", "echo", "dicomdir")
             assert len(found["patient"]) <= 128
     assert not recwarn.list
+
+
+def test_folders_behind_links_are_read_once_and_under_their_own_name(tmp_path):
+    write_dicom(tmp_path / "disk" / "x" / "b.dcm", patient=f"{MARK}-P2")
+    write_dicom(tmp_path / "root" / "p1" / "a.dcm")
+    for link, target in (("far", tmp_path / "disk"), ("again", tmp_path / "disk"), ("latest", tmp_path / "root" / "p1")):
+        (tmp_path / "root" / link).symlink_to(target)
+    (tmp_path / "root" / "p1" / "loop").symlink_to(tmp_path / "root")
+    (tmp_path / "disk" / "x" / "loop").symlink_to(tmp_path / "disk")
+    (tmp_path / "root" / "gone").symlink_to(tmp_path / "nowhere")
+    made = index(tmp_path / "root", tmp_path / "cat")
+    assert sorted(by_path(made)) == ["again/x/b.dcm", "p1/a.dcm"]  # not latest/a.dcm: clip ids are of paths
+    assert all(made.file(path).is_file() for path in by_path(made))
+    assert index(tmp_path / "root", tmp_path / "cat").unchanged
+
+
+def test_a_catalog_behind_a_link_is_not_indexed(tmp_path):
+    write_dicom(tmp_path / "root" / "a.dcm")
+    (tmp_path / "root" / "up").symlink_to(tmp_path)
+    made = index(tmp_path / "root", tmp_path / "cat")
+    assert index(tmp_path / "root", tmp_path / "cat").unchanged
+    assert list(by_path(made)) == ["a.dcm"]
+    assert ("files", "not_indexed") not in defects(made)  # the key is the catalog's own
+
+
+@pytest.mark.parametrize(
+    ("given", "meant", "code"),
+    [
+        ({"time": "20200101143000.25-0500"}, "2020-01-01 14:30:00", None),
+        ({"time": "20200101143000-0500"}, "2020-01-01 14:30:00", None),
+        ({"time": "202001011430"}, "2020-01-01 14:30:00", None),
+        ({"time": "202001011430+0100"}, "2020-01-01 14:30:00", None),
+        ({"time": "2020123114"}, "2020-12-31 14:00:00", None),
+        ({"time": "", "StudyDate": "20200101", "StudyTime": "1430"}, "2020-01-01 14:30:00", None),
+        ({"time": "", "StudyDate": "20200101", "StudyTime": "143015.5"}, "2020-01-01 14:30:15", None),
+        ({"time": "", "StudyDate": "20200101", "StudyTime": ""}, "2020-01-01 00:00:00", "time_of_day_missing"),
+        ({"time": "20200101256100"}, "2020-01-01 00:00:00", "time_of_day_missing"),
+        ({"time": "", "StudyDate": "20201301", "StudyTime": "1430"}, "None", "time_unreadable"),
+        ({"time": "", "StudyDate": "00010101", "StudyTime": "1430"}, "None", "time_unreadable"),
+        ({"time": "", "StudyDate": "", "StudyTime": ""}, "None", "time_missing"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_the_time_of_day_is_kept_or_its_loss_counted(tmp_path, given, meant, code):
+    write_dicom(tmp_path / "root" / "a.dcm", **given)
+    made = index(tmp_path / "root", tmp_path / "cat")
+    assert str(by_path(made)["a.dcm"]["time"]) == meant
+    assert {what for _, what in defects(made) if what.startswith("time_")} == ({code} if code else set())
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"), [("202012311430", "20201231143000"), ("20201231", "20201231"), ("2020123114", "20201231140000")]
+)
+def test_a_short_time_of_an_aecg_is_no_other_time(tmp_path, value, meant):
+    """strptime alone reads the minutes 30 as 3 and the seconds 0."""
+    write_forms(tmp_path)
+    path = next((tmp_path / "ecgs").glob("*aecg*"))
+    text = path.read_text()
+    assert "20200101101530" in text
+    path.write_text(re.sub(r"20200101101530[^\"]*", value, text))
+    assert folder.look(str(path))["time"] == meant
+
+
+NOBODY = ["00000000", "DEIDENTIFIED", "de-identified", "ANONYMOUS^", "anonymized^^", "REMOVED", "XXXX", "9999999", "0", "--"]
+SOMEBODY = ["7", "Q", "AB", "11", "ANON0017", "test-2", "patient01", "100", "0000012", "Anna"]
+
+
+@pytest.mark.parametrize("word", [*NOBODY, "No ID", " Not available ", ""])
+def test_a_word_for_everyone_is_no_subject(word):
+    assert _private.subject_of(keys.Key(key=b"k" * 16), word) == ""
+
+
+def test_whoever_has_a_number_is_somebody():
+    key = keys.Key(key=b"k" * 16)
+    assert len({_private.subject_of(key, word) for word in SOMEBODY} - {""}) == len(SOMEBODY)
+
+
+def test_placeholders_are_unknown_subjects_of_their_own(tmp_path):
+    for row, word in enumerate(NOBODY):
+        write_dicom(tmp_path / "root" / f"{row}.dcm", patient=word, study=f"1.2.826.{row + 1}")
+    made = index(tmp_path / "root", tmp_path / "cat")
+    assert len(splits(made)) == len(NOBODY)
+    assert set(splits(made).values()) == {"none"}
+
+
+@pytest.mark.parametrize("settings", [{}, {"subject": "top_folder"}])
+def test_a_number_with_zeros_before_it_is_the_same_person(tmp_path, settings):
+    for word in ("000012345", "12345", "0A1", "A1"):
+        write_dicom(tmp_path / "root" / word / "x.dcm", patient=word, study=f"1.2.826.{word.strip('0A')}{len(word)}")
+    made = index(tmp_path / "root", tmp_path / "cat", **settings)
+    assert made.subjects.num_rows == 3
+    assert defects(made)["subjects", "leading_zeros"] == 1
+
+
+def test_an_id_with_more_studies_than_a_patient_has_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(_private, "MANY_STUDIES", 2)
+    for row in range(3):
+        write_dicom(tmp_path / "root" / f"{row}.dcm", patient="SEQ-1", study=f"1.2.826.{row + 1}")
+    write_dicom(tmp_path / "root" / "other.dcm", patient="SEQ-2", study="1.2.826.9")
+    assert defects(index(tmp_path / "root", tmp_path / "cat"))["subjects", "crowded_id"] == 1
+
+
+def test_two_views_of_one_path_are_refused_and_a_repeat_is_counted(small, tmp_path):
+    (small / "views.csv").write_text("path,view\np1/a.dcm,A4C\np1/b.dcm,A4C\np1/a.dcm,A2C\n")
+    with pytest.raises(UserError, match=r"views.csv: data rows 1 and 3 give one path two views; keep the right one"):
+        index(small, tmp_path / "cat", views="views.csv")
+    (small / "views.csv").write_text("path,view\np1/a.dcm,A4C\np1/a.dcm,A4C\n")
+    assert defects(index(small, tmp_path / "cat", views="views.csv"))["views", "row_twice"] == 1
