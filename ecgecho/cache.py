@@ -37,14 +37,16 @@ from ecgecho.decode import (
     decode_clip,
     decode_ecg,
     ecg_files,
-    ecg_fingerprint,
     echo_files,
+    is_part,
     least_lines,
+    mark_ecg,
     source_tag,
 )
 from ecgecho.echo.moments import moments
 from ecgecho.echo.sector import MASK_VERSION
-from ecgecho.job import Job, Progress, Target
+from ecgecho.io.workers import Done, run_bounded
+from ecgecho.job import ITEM_MEMORY_BYTES, Job, Progress, Target
 from ecgecho.pipeline import Busy, Forward, ForwardOptions, Passing, Precision, Taught, Teaching
 from ecgecho.types import EcgContract, ItemError, Json, TeacherSpec, UserError
 
@@ -206,20 +208,30 @@ def ecg_job(
     target = _ecg_target(
         out, contract, ecgs["ecg_id"].to_pylist(), files_of, part_rows, erased, unit=unit, vcg=vcg, flip_z=flip_z
     )
+
+    def task_of(item: str) -> EcgTask:
+        return EcgTask(path=path_of(item), contract=contract, source=sources.get(item), unit=unit, vcg=vcg, flip_z=flip_z)
+
     target.tag_of = lambda item: source_tag(sources.get(item))
-    target.mark_of = lambda item: ecg_fingerprint(path_of(item), sources.get(item))
+    target.is_part = lambda item: is_part(sources.get(item))
+    target.marks_of = lambda items: _marks(items, task_of, _workers(workers))
     return Job(
         target=target,
         stage=Passing,
         row_of=_ecg_row,
         decode=decode_ecg,
-        task_of=lambda item: EcgTask(
-            path=path_of(item), contract=contract, source=sources.get(item), unit=unit, vcg=vcg, flip_z=flip_z
-        ),
+        task_of=task_of,
         workers=_workers(workers),
         timeout_s=ECG_TIMEOUT_S,
         progress=progress,
     )
+
+
+def _marks(items: Sequence[str], task_of: Callable[[str], EcgTask], workers: int) -> dict[str, str]:
+    """The fingerprints of those rows and excerpts that can be read, by workers that their files may kill."""
+    tasks = (task_of(item) for item in items)
+    found = run_bounded(mark_ecg, tasks, workers=workers, timeout_s=ECG_TIMEOUT_S, memory_bytes=ITEM_MEMORY_BYTES)
+    return {items[at]: result.value for at, result in found if isinstance(result, Done)}
 
 
 def contract_job(

@@ -132,6 +132,11 @@ def decode_ecg(task: EcgTask) -> DecodedEcg:
     return DecodedEcg(columns=columns, fs_mhz=round(record.fs_hz * 1000), fingerprint=mark, defects=defects)
 
 
+def mark_ecg(task: EcgTask) -> str:
+    """The fingerprint of a recording. Runs in a worker; raises ItemError."""
+    return ecg_fingerprint(task.path, task.source)
+
+
 def look_at_ecg(task: EcgTask) -> list[str]:
     """The codes of what is wrong with a recording that can be used. Runs in a worker; raises ItemError where none can."""
     return list(_twelve(read_ecg(task.path, task.source), task)[1])
@@ -166,7 +171,7 @@ def ecg_fingerprint(path: str, source: EcgSource | None, record: EcgRecord | Non
     tag = source_tag(source)
     if source is None or not tag:
         return fingerprint(*ecg_files(path))
-    if source.row is None and source.start_s == 0 and source.duration_s is None:
+    if not is_part(source):
         size, _, found = fingerprint(*ecg_files(path)).rpartition(":")
         return f"{size}:{tag}:{found}"
     read = record if record is not None else read_ecg(path, source)
@@ -177,6 +182,11 @@ def ecg_fingerprint(path: str, source: EcgSource | None, record: EcgRecord | Non
     except OSError as err:
         raise ItemError("unreadable", f"{os.path.basename(path)}: {err.strerror}", permanent=False) from err
     return f"{size}:{tag}:{values.hexdigest()}"
+
+
+def is_part(source: EcgSource | None) -> bool:
+    """Whether a row or an excerpt is meant, whose fingerprint takes a reader and therefore a worker."""
+    return source is not None and (source.row is not None or source.start_s != 0 or source.duration_s is not None)
 
 
 def source_tag(source: EcgSource | None) -> str:

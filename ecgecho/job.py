@@ -129,8 +129,10 @@ class Target:
     """Names of the erasures that the items were chosen by; where the store knows others by then, planning is refused."""
     tag_of: Callable[[str], str] = lambda _: ""
     """What of its files an item is, in its fingerprint "SIZE:TAG:SHA256"; "" is all of them, "SIZE:SHA256"."""
-    mark_of: Callable[[str], str] | None = None
-    """The fingerprint of an item with a tag, without reading all of its files; may raise ItemError."""
+    is_part: Callable[[str], bool] = lambda _: False
+    """Whether an item is a part of its files, whose fingerprint is one of values. No such file is opened by this process."""
+    marks_of: Callable[[Sequence[str]], Mapping[str, str]] = lambda _: {}
+    """The fingerprints of such items, computed by workers; without those that cannot be read."""
     marks: Mapping[str, str] = field(default_factory=dict)
     """Fingerprints that are known without reading: those of a raw store."""
     resumed: bool = False
@@ -218,6 +220,7 @@ class Target:
             if live
         }
         stale = set()
+        doubtful: dict[str, str] = {}
         for item in self.ids:
             if item not in old:
                 stale.add(item)
@@ -225,20 +228,31 @@ class Target:
             status, permanent, mark, since = old[item]
             if status == "erased":  # its clip keeps a number, and is nobody's
                 continue
-            if item in self.marks:
+            if status == "failed" and not permanent:
+                changed = True
+            elif item in self.marks:
                 changed = self.marks[item] != mark
+            elif self.is_part(item):
+                changed = False
+                if self._doubtful(item, mark, since):
+                    doubtful[item] = mark
             else:
-                changed = self._changed(item, mark, since, read=status == "failed")
-            if changed or (status == "failed" and not permanent):
+                changed = (status == "failed" or self._doubtful(item, mark, since)) and self._changed(item, mark)
+            if changed:
                 stale.add(item)
+        # Many rows of one file are younger together; workers read them, as fast as a job does.
+        marks = self.marks_of(list(doubtful)) if doubtful else {}
+        stale.update(item for item, mark in doubtful.items() if (marks.get(item) or self._unread_mark(item)) != mark)
         return stale
 
     def mark(self, item: str) -> str:
-        """The fingerprint of an item that could not be read."""
-        return self.marks[item] if item in self.marks else self._mark(item)
+        """The fingerprint of an item that could not be read. What killed a worker is not opened here."""
+        if item in self.marks:
+            return self.marks[item]
+        return self._unread_mark(item) if self.is_part(item) else self._mark(item)
 
-    def _changed(self, item: str, mark: str, since: float, *, read: bool) -> bool:
-        """Whether an item is no longer what fingerprint `mark` tells; read only when asked, or when size or time differ."""
+    def _doubtful(self, item: str, mark: str, since: float) -> bool:
+        """Whether the files of an item are of another size than fingerprint `mark` tells, or younger, or it is another part."""
         try:
             found = [os.stat(file) for file in self.files_of(item)]
         except OSError:
@@ -246,8 +260,12 @@ class Target:
         if not found:
             return False
         same_head = mark.rpartition(":")[0] == self._head(item, sum(stat.st_size for stat in found))
-        younger = any(max(stat.st_mtime, stat.st_ctime) >= since for stat in found)
-        return (read or younger or not same_head) and self._mark(item) != mark
+        return not same_head or any(max(stat.st_mtime, stat.st_ctime) >= since for stat in found)
+
+    def _changed(self, item: str, mark: str) -> bool:
+        """Whether the files of an item, as they are there, are no longer those that fingerprint `mark` tells."""
+        files = self.files_of(item)
+        return bool(files) and all(os.path.exists(file) for file in files) and self._mark(item) != mark
 
     def _mark(self, item: str) -> str:
         """The fingerprint; of what no reader takes (empty, too large) all but the hash; "" for what is not there."""
@@ -255,9 +273,15 @@ class Target:
         if not files:
             return ""
         with suppress(OSError, ItemError):
-            return self.mark_of(item) if self.mark_of is not None and self.tag_of(item) else fingerprint(*files)
+            size, _, found = fingerprint(*files).rpartition(":")
+            return f"{self._head(item, int(size))}:{found}"
+        return self._unread_mark(item)
+
+    def _unread_mark(self, item: str) -> str:
+        """All of a fingerprint but the hash; "" for what is not there."""
+        files = self.files_of(item)
         try:
-            return f"{self._head(item, sum(os.stat(file).st_size for file in files))}:"
+            return f"{self._head(item, sum(os.stat(file).st_size for file in files))}:" if files else ""
         except OSError:
             return ""
 

@@ -1,9 +1,11 @@
-"""What the workers of test_pipeline.py run: they import this file, so it imports nothing heavy."""
+"""What the workers of test_pipeline.py and test_ecg_sources.py run: they import this file, so it imports nothing heavy."""
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 
 def wait_for_it(task: str) -> str:
@@ -23,3 +25,12 @@ def fail_once(task: str) -> str:
     if "always" in task:
         raise OSError("gone")
     return task
+
+
+def die_of_row_one(task: Any) -> Any:
+    """As a reader whose library a damaged file ends."""
+    from ecgecho.decode import decode_ecg
+
+    if task.source.row == 1:
+        os._exit(1)
+    return decode_ecg(task)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from decoders import die_of_row_one
 
 import embed_cache
 from ecgecho import cache, catalog, config
@@ -201,6 +202,34 @@ def test_a_row_that_failed_is_not_tried_again_until_its_file_is_another(echonext
     again = run(path, tmp_path / "raw.zarr")
     assert (again.by_status["ok"], again.by_status["failed"]) == (2, 2)
     assert run(path, tmp_path / "raw.zarr").already_done
+
+
+def test_no_row_is_opened_by_the_job_itself(echonext, tmp_path, no_whole_file, monkeypatch):
+    """Neither after it killed its worker, nor to see whether a younger file still holds it."""
+
+    def refuse(path, source=None):
+        raise AssertionError(f"{source} was read outside a worker")
+
+    monkeypatch.setattr("ecgecho.decode.read_ecg", refuse)
+    path, values = echonext
+    array, out = tmp_path / "EchoNext_val_waveforms.npy", tmp_path / "raw.zarr"
+    listed(tmp_path, [{"path": array.name, "row": row, **ECHONEXT} for row in (0, 1, 2, ROWS)])
+
+    def run_with_workers(decode=decode_ecg) -> CacheReport:
+        job = cache.ecg_job(catalog.read(path), None, out, workers=1)
+        job.decode = decode
+        return job.run()
+
+    assert run_with_workers(die_of_row_one).exit_status == 3
+    found = index_of(out)
+    assert (found["e1"], found["e3"]) == (("failed", "decoder_died"), ("failed", "row_outside"))
+    os.utime(array, (time.time() + 60,) * 2)
+    again = run_with_workers()
+    assert (again.num_computed, again.by_status) == (1, {"ok": 3, "failed": 1})
+    assert run_with_workers().already_done
+    values[2, 0, 100, 6] += 1
+    np.save(array, values)
+    assert run_with_workers().num_computed == 1
 
 
 def test_a_store_holds_one_unit_and_a_recording_in_the_other_fails(echonext, tmp_path):
