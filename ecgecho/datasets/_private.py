@@ -86,23 +86,24 @@ def note_crowds(reading: Reading, clips: pa.Table | None, ecgs: pa.Table | None)
             reading.defect("subjects", "crowded_id", f"more than {most} {what} under one id: is it a placeholder?", many)
 
 
-def one_each(rows: pa.Table, keys: tuple[str, ...], value: str) -> tuple[pa.Table, tuple[int, int] | None]:
-    """`rows` without those that repeat `value` under the same `keys` (null is a key too), or, for two different values, the first
-    two rows that contradict each other.
+def one_each(rows: pa.Table, keys: tuple[str, ...], value: str) -> tuple[pa.Array, tuple[int, int] | None]:
+    """The rows that are the first with their `value` under their `keys` (null is a key too), and, where two different values
+    stand under one key, the first two rows that contradict each other.
     """
     codes = rows[value].combine_chunks().dictionary_encode().indices
     numbered = rows.select(keys).append_column("code", codes).append_column("row", pa.array(range(rows.num_rows), pa.int64()))
     groups = numbered.group_by(list(keys), use_threads=False).aggregate([("code", "min"), ("code", "max"), ("row", "min")])
+    kept = groups["row_min"].combine_chunks().sort()
     clash = groups.filter(pc.not_equal(groups["code_min"], groups["code_max"]))
     if not clash.num_rows:
-        return rows.take(groups["row_min"].combine_chunks().sort()), None
+        return kept, None
     first = pc.min(clash["row_min"]).as_py()
     mine = (rows[name][first].as_py() for name in keys)
     same = reduce(
         pc.and_, (pc.is_null(rows[name]) if v is None else pc.equal(rows[name], v) for name, v in zip(keys, mine, strict=True))
     )
     other = pc.and_(pc.fill_null(same, False), pc.not_equal(codes, codes[first]))
-    return rows, (first, int(pc.index(other, True).as_py()))
+    return kept, (first, int(pc.index(other, True).as_py()))
 
 
 def views(reading: Reading, rows: pa.Table) -> pa.Table:
@@ -111,8 +112,8 @@ def views(reading: Reading, rows: pa.Table) -> pa.Table:
     if clash:
         a, b = (row + 1 for row in clash)
         raise UserError(f"{reading.parts['views']}: data rows {a} and {b} give one path two views; keep the right one.")
-    reading.defect("views", "row_twice", "the same path and view; kept once", rows.num_rows - kept.num_rows)
-    return kept
+    reading.defect("views", "row_twice", "the same path and view; kept once", rows.num_rows - len(kept))
+    return rows.take(kept)
 
 
 def hashed(key: keys.Key, kind: str, column: pa.ChunkedArray) -> pa.Array:

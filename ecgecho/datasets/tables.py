@@ -13,7 +13,8 @@ stand in the tables; none is stored or shown. Under one key a patient has the sa
 promise of the catalog is refused with file, row and column. Texts are stored as they are: take names out of them before.
 
 Splits: the column split of `subjects`, or the table `splits`; a subject in two is refused by its hash. Who has none falls where
-the hash of the subject says. Labels that the tasks know (`lvef`, `wall_mm`, ...) must be in their unit and range.
+the hash of the subject says. Labels that the tasks know (`lvef`, `wall_mm`, ...) must be in their unit and range; a label needs
+an ECG, a time, or a study that has one.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # table -> colu
     "splits": (("subject_id", "split"), ()),
 }
 KNOWN = {  # label -> unit, lowest and highest value that can be
-    "lvef": ("%", 0.0, 100.0),
-    "wall_mm": ("mm", 1.0, 60.0),
-    "ivsd_mm": ("mm", 1.0, 60.0),
-    "lvpwd_mm": ("mm", 1.0, 60.0),
+    "lvef": ("%", 5.0, 100.0),
+    "wall_mm": ("mm", 4.0, 60.0),
+    "ivsd_mm": ("mm", 4.0, 60.0),
+    "lvpwd_mm": ("mm", 4.0, 60.0),
     "lvedd_mm": ("mm", 10.0, 120.0),
     "esv_ml": ("ml", 1.0, 1000.0),
     "edv_ml": ("ml", 1.0, 1000.0),
@@ -136,7 +137,7 @@ class PrivateTables(Indexed):
 
 def _read(reading: Reading) -> Tables:
     """The tables with raw ids, every promise kept."""
-    found = {name: _table(reading, name) for name in reading.parts}
+    found = _one_writing(reading, {name: _table(reading, name) for name in reading.parts})
     subjects, clips, ecgs, texts = (found.get(name) for name in ("subjects", "clips", "ecgs", "texts"))
     if clips is not None:
         clips = _clips(reading, clips, found.get("views"))
@@ -157,13 +158,15 @@ def _read(reading: Reading) -> Tables:
             if column in table.column_names and table is not owner:
                 _known(reading, name, table, column, owner)
     official = [_splits(reading, name, found[name]) for name in ("subjects", "splits") if name in found]
+    official.append(_nobody(reading, found, official))
+    _private.note_crowds(reading, clips, ecgs)
     return Tables(
         clips=clips,
         ecgs=ecgs,
         texts=texts,
-        labels=[_labels(reading, found["labels"])] if "labels" in found else [],
+        labels=[_labels(reading, found["labels"], clips)] if "labels" in found else [],
         people=None if subjects is None else _people(reading, subjects),
-        official=_agreed(reading, pa.concat_tables(official)) if official else None,
+        official=_agreed(reading, pa.concat_tables(official)),
     )
 
 
@@ -178,6 +181,23 @@ def _table(reading: Reading, name: str) -> pa.Table:
         table = _tables.read_table(path, required, optional, delimiter=delimiter, quoted_lines=name == "texts")
     needed = tuple(column for column in required if column != "value")
     return _tables.require(table, needed, path).combine_chunks()
+
+
+def _one_writing(reading: Reading, found: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    """The tables with one writing of each subject's id: one program keeps the zeros before a number, another does not."""
+    given: dict[str, set[str]] = {}
+    made = {}
+    for name, table in found.items():
+        made[name] = table
+        if "subject_id" in table.column_names:
+            encoded = table["subject_id"].combine_chunks().dictionary_encode()
+            words = encoded.dictionary.to_pylist()
+            for word in words:
+                given.setdefault(_private.written(word), set()).add(word)
+            plain = pa.array([_private.written(word) for word in words], pa.string())
+            made[name] = _set(table, "subject_id", plain.take(encoded.indices))
+    reading.defect("subjects", "leading_zeros", _private.LEADING_ZEROS, sum(len(words) > 1 for words in given.values()))
+    return made
 
 
 def _parquet(reading: Reading, path: Path, required: Sequence[str], optional: Sequence[str]) -> pa.Table:
@@ -222,6 +242,7 @@ def _clips(reading: Reading, rows: pa.Table, views: pa.Table | None) -> pa.Table
         bad = pc.is_in(rows["study_id"], value_set=shared)
         raise _refusal(reading, "clips", "study_id", bad, "belongs to two subjects; a study belongs to one")
     if views is not None:
+        views = _private.views(reading, views)
         place = pc.index_in(rows["path"], value_set=views["path"].combine_chunks())
         there = pc.is_in(views["path"], value_set=rows["path"].combine_chunks())
         reading.defect("views", "not_there", "a path that no clip has", int(pc.sum(pc.invert(there)).as_py() or 0))
@@ -252,7 +273,8 @@ def _ecgs(reading: Reading, rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _labels(reading: Reading, rows: pa.Table) -> pa.Table:
+def _labels(reading: Reading, rows: pa.Table, clips: pa.Table | None) -> pa.Table:
+    """One row for each value; that of a study without a time of its own has the time of the study's first clip."""
     empty = rows["value"].null_count
     values = reading.numbers("labels", "value", rows["value"])
     for name, (unit, low, high) in KNOWN.items():
@@ -261,17 +283,56 @@ def _labels(reading: Reading, rows: pa.Table) -> pa.Table:
         if pc.any(other).as_py():
             raise _refusal(reading, "labels", "unit", other, f"is not {unit!r}, the unit of {name!r}; bring the values to it")
         mine = values.filter(pc.and_(here, pc.is_valid(values)))
-        if name == "lvef" and len(mine) and pc.max(mine).as_py() <= 1.0:
+        middle = float(np.median(mine.to_numpy())) if len(mine) else None  # in another unit it is so for nearly all rows
+        if name == "lvef" and middle is not None and middle <= 1.0:
             raise _refusal(reading, "labels", "value", here, "is a fraction: lvef is in %; multiply by 100")
+        if unit == "mm" and middle is not None and middle < low:
+            what = f"is in another unit: the median of {name!r} is below {low:g}, lengths are in mm; multiply cm by 10"
+            raise _refusal(reading, "labels", "value", here, what)
         wrong = pc.and_(here, pc.invert(pc.fill_null(pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)), True)))
         reading.defect("labels", "out_of_range", f"{name}: not from {low:g} to {high:g}; left out", pc.sum(wrong).as_py() or 0)
         values = pc.if_else(wrong, pa.scalar(None, pa.float64()), values)
         rows = _set(rows, "unit", pc.if_else(here, pa.scalar("mL" if unit == "ml" else unit), rows["unit"]))
-    rows = _set(_set(rows, "value", values), "time", reading.times("labels", "time", rows["time"]))
-    kept = rows.filter(pc.is_finite(pc.fill_null(values, float("nan"))))
+    rows = _set(_set(rows, "value", values), "time", _label_times(reading, rows, clips))
+    kept = _agreeing(reading, rows.filter(pc.is_finite(pc.fill_null(values, float("nan")))), values)
     reading.defect("labels", "no_value", "value is empty; left out", empty)
+    lost = pc.and_(pc.is_null(kept["time"]), pc.is_null(kept["ecg_id"]))
+    reading.defect(
+        "labels", "time_missing", "neither a time, nor a study that has one, nor an ECG: no ECG's", pc.sum(lost).as_py()
+    )
     source = pc.coalesce(kept["source"], pa.scalar(reading.parts["labels"].name))
     return _set(kept, "source", source)
+
+
+def _label_times(reading: Reading, rows: pa.Table, clips: pa.Table | None) -> pa.ChunkedArray:
+    times = _tables.times(rows["time"])
+    reading.defect("labels", "time_unreadable", "time left out", times.null_count - rows["time"].null_count)
+    if clips is None:
+        return times
+    studies = clips.group_by("study_id", use_threads=False).aggregate([("time", "min")])
+    place = pc.index_in(rows["study_id"].combine_chunks(), value_set=studies["study_id"].combine_chunks())
+    return pc.coalesce(times, studies["time_min"].combine_chunks().take(place))
+
+
+def _agreeing(reading: Reading, rows: pa.Table, values: pa.ChunkedArray) -> pa.Table:
+    """Labels without repeats; two values of one label are refused, for the answer would be that of the first row.
+
+    What belongs to an ECG is that ECG's whatever its time and study (`pairs.labels_of`), so these tell no two such rows apart.
+    """
+    of_ecg = pc.is_valid(rows["ecg_id"])
+    keyed = rows
+    for name in ("study_id", "time"):
+        keyed = _set(keyed, name, pc.if_else(of_ecg, pa.scalar(None, rows[name].type), rows[name]))
+    first, clash = _private.one_each(keyed, ("subject_id", "study_id", "ecg_id", "time", "name"), "value")
+    if clash:
+        at = np.flatnonzero(np.isfinite(values.to_numpy()))
+        a, b = (int(at[row]) + 1 for row in clash)
+        raise UserError(
+            f"{reading.parts['labels']}: data rows {a} and {b} give one label of one ECG, or of one study or subject at one "
+            f"time, two values; keep the right one, or give the other a name of its own."
+        )
+    reading.defect("labels", "row_twice", "the same value again; kept once", rows.num_rows - len(first))
+    return rows.take(first)
 
 
 def _people(reading: Reading, rows: pa.Table) -> pa.Table:
@@ -306,6 +367,18 @@ def _splits(reading: Reading, name: str, rows: pa.Table) -> pa.Table:
     where = pa.array([f"{reading.parts[name].name} data row {row + 1}" for row in range(len(split))], pa.string())
     found = pa.table({"subject_id": rows["subject_id"], "split": split, "where": where})
     return found.filter(pc.is_valid(found["split"]))
+
+
+def _nobody(reading: Reading, found: dict[str, pa.Table], official: Sequence[pa.Table]) -> pa.Table:
+    """The split none for ids that stand for everyone (UNKNOWN, 0000) and whom no table puts into a split."""
+    tables = [table for table in found.values() if "subject_id" in table.column_names]
+    named, placed = (
+        {word for table in group for word in pc.unique(table["subject_id"]).to_pylist()} for group in (tables, official)
+    )
+    words = sorted(word for word in named - placed if _private.is_nobody(word))
+    reading.defect("subjects", "placeholder_id", "a word for everyone; in no split; train refuses it", len(words))
+    columns = {"subject_id": words, "split": ["none"] * len(words), "where": [""] * len(words)}
+    return pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
 
 
 def _agreed(reading: Reading, rows: pa.Table) -> pa.Table:
@@ -417,13 +490,21 @@ def _chunked(column: Any) -> pa.ChunkedArray:
     return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
 
 
+def _listed(reading: Reading) -> list[str]:
+    """The clips that are opened."""
+    if not reading.config.scan_headers or "clips" not in reading.parts:
+        return []
+    return sorted(set(_table(reading, "clips")["path"].to_pylist()))
+
+
 def _never(reading: Reading) -> Tables:
     raise AssertionError("these tables are read by PrivateTables")
 
 
 _SPEC = Spec(
     name=DATASET,
-    version=1,
+    version=2,
+    listed=_listed,
     parts={name: (f"{name}.csv",) for name in COLUMNS},
     needs=(),
     read=_never,

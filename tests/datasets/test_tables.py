@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from echo_trees import write_camus, write_lines
-from folder_tree import MARK
-from tables_tree import TABLES, A, write_tables
+from folder_tree import MARK, write_dicom, write_video
+from tables_tree import TABLES, A, B, write_tables
 
-from ecgecho import pairs, plugins
+from ecgecho import pairs, plugins, tasks
 from ecgecho.catalog import IndexOptions
+from ecgecho.datasets import _private
 from ecgecho.types import UserError
 
 tables = plugins.load("datasets", "tables")
@@ -241,3 +242,151 @@ def test_a_root_without_tables_or_with_two_of_one_is_refused(root, tmp_path):
     pq.write_table(pa.table({"subject_id": ["1"], "path": ["x"]}), root / "ecgs.parquet")
     with pytest.raises(UserError, match=r"holds ecgs.csv and ecgs.parquet; keep one"):
         index(root, tmp_path / "cat")
+
+
+def labels(root, *lines):
+    write_lines(root / "labels.csv", ["subject_id,study_id,ecg_id,name,value,unit,time", *lines])
+    return root
+
+
+def answers(made, task):
+    """Of the ECGs one, two, three."""
+    return tasks.answers(made, made.ecgs["ecg_id"].to_pylist(), tasks.find(task)).tolist()
+
+
+def test_a_label_of_a_study_has_the_study_s_time(root, tmp_path):
+    change(root, "clips", "2020-01-02 10:15:00", "")  # of two clips of S1 one has a time
+    made = index(labels(root, f"{A},{MARK}-S1,,lvef,30,%,", f"{B},{MARK}-S2,,lvef,55,%,"), tmp_path / "cat")
+    assert answers(made, "lvef_lt_40") == [1, 0, -1]
+    assert made.labels["time"].to_pylist() == [datetime(2020, 1, 2, 10, 20), datetime(2020, 3, 2, 9)]
+    assert ("labels", "time_missing") not in defects(made)
+
+
+def test_a_label_s_own_time_goes_before_its_study_s(root, tmp_path):
+    made = index(labels(root, f"{A},{MARK}-S1,,lvef,30,%,2019-01-02"), tmp_path / "cat")
+    assert made.labels["time"].to_pylist() == [datetime(2019, 1, 2)]
+    assert answers(made, "lvef_lt_40") == [-1, -1, -1]
+
+
+def test_only_labels_that_can_answer_nothing_are_counted_as_without_a_time(root, tmp_path):
+    write_lines(root / "clips.csv", [TABLES["clips"][0], f"{A},{MARK}-S1,echo/a.dcm,,,,"])
+    lines = (f"{A},,{MARK}-E1,lvef,30,%,", f"{A},{MARK}-S1,,wall_mm,17,mm,", f"{A},,,lvedd_mm,60,mm,", f"{A},,,edv_ml,60,ml,soon")
+    made = index(labels(root, *lines), tmp_path / "cat")
+    assert defects(made)["labels", "time_missing"] == 3
+    assert defects(made)["labels", "time_unreadable"] == 1
+    assert answers(made, "lvef_lt_40") == [1, -1, -1]
+
+
+@pytest.mark.parametrize("name", ["wall_mm", "ivsd_mm", "lvpwd_mm", "lvedd_mm"])
+def test_lengths_in_cm_without_a_unit_are_refused(root, tmp_path, name):
+    values = ("5.8", "4.7", "5.0") if name == "lvedd_mm" else ("1.8", "1.2", "0.9")
+    rows = [f"{A},,,{name},{value},,2020-01-0{day + 1}" for day, value in enumerate((*values, "17"))]
+    with pytest.raises(UserError, match=rf"labels.csv: value in data row 1 .* median of '{name}' is below .*; multiply cm by 10"):
+        index(labels(root, *rows), tmp_path / "cat")
+
+
+def test_one_length_or_fraction_of_another_unit_is_left_out_and_counted(root, tmp_path):
+    rows = [f"{A},,,wall_mm,{value},,2020-01-0{day + 1}" for day, value in enumerate(("9", "12", "1.8", "4"))]
+    rows += [f"{A},,,lvef,{value},,2020-01-0{day + 1}" for day, value in enumerate(("0.6", "62", "35", "5"))]
+    made = index(labels(root, *rows), tmp_path / "cat")
+    assert made.labels["value"].to_pylist() == [9, 12, 4, 62, 35, 5]
+    assert [row["count"] for row in made.defects.to_pylist() if row["code"] == "out_of_range"] == [1, 1]
+
+
+def test_one_typing_error_does_not_make_fractions_percent(root, tmp_path):
+    rows = [f"{A},,,lvef,{value},,2020-01-0{day + 1}" for day, value in enumerate(("0.6", "0.35", "55"))]
+    with pytest.raises(UserError, match="lvef is in %; multiply by 100"):
+        index(labels(root, *rows), tmp_path / "cat")
+
+
+def test_a_replaced_file_is_opened_again_where_headers_are_read(root, tmp_path):
+    assert not index(root, tmp_path / "cat", scan_headers=True).unchanged
+    assert index(root, tmp_path / "cat", scan_headers=True).unchanged
+    write_video(root / "echo" / "c.avi", frames=9)
+    again = index(root, tmp_path / "cat", scan_headers=True)
+    assert not again.unchanged
+    assert again.clips["num_frames"].to_pylist() == [3, 4, 9]
+    index(root, tmp_path / "plain")
+    write_video(root / "echo" / "c.avi", frames=8)
+    assert index(root, tmp_path / "plain").unchanged  # no file was opened for it
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (f"{A},,{MARK}-E1,lvef,55,%,", f"{A},,{MARK}-E1,lvef,30,%,"),
+        (f"{A},,{MARK}-E1,lvef,55,%,2020-01-01", f"{A},,{MARK}-E1,lvef,30,%,2020-01-02"),  # an ECG's label whatever its time
+        (f"{A},{MARK}-S1,,lvef,55,%,", f"{A},{MARK}-S1,,lvef,30,%,2020-01-02 10:15:00"),  # the study's time
+        (f"{A},,,lvef,55,%,2020-01-01", f"{A},,,lvef,30,%,2020-01-01"),
+    ],
+)
+def test_two_values_of_one_label_are_refused(root, tmp_path, one, two):
+    labels(root, f"{B},{MARK}-S2,,lvef,620,%,", one, f"{B},{MARK}-S2,,lvef,50,%,", two)
+    with pytest.raises(
+        UserError, match=r"labels.csv: data rows 2 and 4 give one label .* two values; keep the right one"
+    ) as caught:
+        index(root, tmp_path / "cat")
+    assert MARK not in str(caught.value)
+
+
+def test_a_label_again_is_kept_once_and_others_are_no_contradiction(root, tmp_path):
+    rows = (
+        f"{A},,{MARK}-E1,lvef,55,%,",
+        f"{A},,{MARK}-E1,lvef,55.0,%,",
+        f"{A},,{MARK}-E1,lvef,620,%,",  # left out
+        f"{A},,{MARK}-E1,wall_mm,9,mm,",
+        f"{A},{MARK}-S1,,lvef,50,%,",
+        f"{A},{MARK}-S1,,lvef,45,%,2020-01-09",
+        f"{B},{MARK}-S2,,lvef,40,%,",
+    )
+    made = index(labels(root, *rows), tmp_path / "cat")
+    assert made.labels["value"].to_pylist() == [55, 9, 50, 45, 40]
+    assert defects(made)["labels", "row_twice"] == 1
+
+
+def test_a_table_of_labels_without_a_row_is_one(root, tmp_path):
+    assert index(labels(root), tmp_path / "cat").labels.num_rows == 0
+
+
+def test_two_views_of_one_path_are_refused_and_a_repeat_is_counted(root, tmp_path):
+    write_lines(root / "views.csv", ["path,view", "echo/a.dcm,A4C", "echo/b.avi,PLAX", "echo/a.dcm,A2C"])
+    with pytest.raises(UserError, match=r"views.csv: data rows 1 and 3 give one path two views; keep the right one"):
+        index(root, tmp_path / "cat")
+    write_lines(root / "views.csv", ["path,view", "echo/a.dcm,A2C", "echo/a.dcm,A2C"])
+    made = index(root, tmp_path / "cat")
+    assert made.clips["view"].to_pylist() == ["A2C", None, None]
+    assert defects(made)["views", "row_twice"] == 1
+
+
+def test_zeros_before_a_number_make_no_second_person(tmp_path):
+    root = write_tables(tmp_path / "root", {"clips": ["subject_id,study_id,path,time", "000012345,1,echo/a.dcm,2020-01-02"]})
+    write_lines(
+        root / "ecgs.csv", ["subject_id,path,time", "12345,ecg/one.hea,2020-01-01", "0A1,ecg/two.hea,", "A1,ecg/three.hea,"]
+    )
+    write_lines(root / "subjects.csv", ["subject_id,split", "012345,val", "0A1,train", "A1,test"])
+    made = index(root, tmp_path / "cat")
+    assert sorted(made.subjects["split"].to_pylist()) == ["test", "train", "val"]
+    assert made.pairs["gap_days"].to_pylist() == [1, None, None]
+    assert defects(made)["subjects", "leading_zeros"] == 1
+    write_dicom(root / "echo" / "a.dcm", patient="0012345")
+    folder = plugins.load("datasets", "folder")
+    other = folder.build(folder.Config(key=str(tmp_path / "cat.key"))).index(
+        root, tmp_path / "two", options=IndexOptions(workers=0)
+    )
+    assert made.clips["subject_id"][0].as_py() in other.clips["subject_id"].to_pylist()
+
+
+def test_a_word_for_everyone_is_in_no_split_unless_the_tables_say_one(tmp_path):
+    root = write_tables(
+        tmp_path / "root", {"ecgs": ["subject_id,path", "De-Identified,ecg/one", "0000,ecg/two", "1111,ecg/three"]}
+    )
+    write_lines(root / "splits.csv", ["subject_id,split", "1111,train"])
+    made = index(root, tmp_path / "cat")
+    assert sorted(made.subjects["split"].to_pylist()) == ["none", "none", "train"]
+    assert defects(made)["subjects", "placeholder_id"] == 2
+
+
+def test_an_id_with_more_ecgs_than_a_patient_has_is_told(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(_private, "MANY_ECGS", 1)
+    change(root, "ecgs", f"{B},{MARK}-E2", f"{A},{MARK}-E2")
+    assert defects(index(root, tmp_path / "cat"))["subjects", "crowded_id"] == 1
