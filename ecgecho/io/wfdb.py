@@ -7,7 +7,9 @@ Source: WFDB header(5) and signal(5) manual pages.
 
 Defects of a record that was read: header_line_fused, trailing_bytes, excerpt_short. A file that is longer than its header
 says by a simple ratio is refused ("length_disagrees"): then the number of signals or the length is wrong, as in 20 records of
-MUSIC v1.0.1, which say 797,333 samples and hold 1,196,000.
+MUSIC v1.0.1, which say 797,333 samples and hold 1,196,000. What the header says of rate, unit and leads is never overridden, and
+never overrides what the dataset says: where they say two things, the record is refused ("rate_disagrees", "unit_disagrees",
+"leads_disagree"). Words of a header that name no electrode place are not kept: such a signal is "channel N".
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy as np
 
 from ecgecho.io.excerpt import samples_of
 from ecgecho.io.files import read_bytes, size_of
-from ecgecho.io.leads import canonical_lead, is_ecg_lead
+from ecgecho.io.leads import canonical_lead, is_ecg_lead, lead_or_channel
 from ecgecho.io.mat import level_4_matrix
 from ecgecho.types import F32, Bool, EcgRecord, EcgSource, ItemError
 
@@ -250,24 +252,39 @@ def _through_library(header: RecordHeader, header_path: Path, source: EcgSource 
     return values, defects
 
 
+def _names(header: RecordHeader, name: str, source: EcgSource | None) -> list[str]:
+    """One lead a signal: electrode places as the header names them, "channel N", or what the dataset says of a silent header."""
+    written = [lead_or_channel(signal.name, row + 1) for row, signal in enumerate(header.signals)]
+    if source is None or not source.leads:
+        return written
+    said = [lead_or_channel(word, row + 1) for row, word in enumerate(source.leads)]
+    known = [lead for lead in written if not lead.startswith("channel ")]
+    silent = [not signal.name or not known for signal in header.signals]
+    if len(said) == len(written) and all(silent[row] or lead == said[row] for row, lead in enumerate(written)):
+        return [canonical_lead(source.leads[row]) if silent[row] else lead for row, lead in enumerate(written)]
+    if said not in (written, known):
+        raise ItemError("leads_disagree", f"{name} names {', '.join(known) or len(written)} leads, others than the dataset says")
+    return written
+
+
 def _record(header: RecordHeader, values: F32, name: str, source: EcgSource | None, defects: tuple[str, ...]) -> EcgRecord:
     """Keeps the voltages, in mV; a channel of another unit that is no ECG lead (respiration, pressure) is left out."""
-    given = [signal.name for signal in header.signals]
-    if source is not None and not any(given) and len(source.leads) == len(given):
-        given = list(source.leads)
+    names = _names(header, name, source)
+    said = None if source is None else source.unit
     rows, leads = [], []
     for row, signal in enumerate(header.signals):
-        lead = canonical_lead(given[row]) or f"signal {row}"
+        lead = names[row]
         scale = _MV_PER.get(signal.unit.lower())
         if scale is None:
-            if is_ecg_lead(lead) and source is not None and source.unit in _MV_PER:
-                scale = _MV_PER[source.unit]
-            elif is_ecg_lead(lead):
-                raise ItemError("unit_unknown", f"{name}: lead {lead} is in {signal.unit!r}, which is no voltage")
-            else:
+            if not is_ecg_lead(lead):
                 continue
+            if said is None or said not in _MV_PER:
+                raise ItemError("unit_unknown", f"{name}: lead {lead} is in a unit that is no voltage")
+            scale = _MV_PER[said]
+        elif said is not None and scale != _MV_PER.get(said) and (is_ecg_lead(lead) or not any(map(is_ecg_lead, names))):
+            raise ItemError("unit_disagrees", f"{name} has a signal in units of {scale:g} mV, the dataset says {said}")
         if lead in leads:
-            raise ItemError("lead_named_twice", f"{name} has two leads {lead if is_ecg_lead(lead) else 'of one name'}")
+            raise ItemError("lead_named_twice", f"{name} has two leads {lead}")
         if scale != 1.0:
             values[row] *= np.float32(scale)
         rows.append(row)

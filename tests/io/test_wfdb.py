@@ -236,6 +236,55 @@ def test_leads_without_names_are_named_by_the_dataset(tmp_path):
     np.testing.assert_array_equal(found.signal, (raw.T / 200).astype(np.float32))
 
 
+@pytest.mark.parametrize(
+    ("written", "said", "code"),
+    [
+        (("I", "II"), ("V1", "V2"), "leads_disagree"),
+        (("I", "II"), ("II", "I"), "leads_disagree"),
+        (("I", "II"), ("I",), "leads_disagree"),
+        (("I", "RESP"), ("I", "II"), "leads_disagree"),
+        (MIMIC_ORDER, STANDARD_LEADS, "leads_disagree"),
+        (("I", "II"), ("I", "ii"), None),
+        (("I", "RESP", "II"), ("I", "II"), None),
+        (("I", "RESP"), ("I", "RESP"), None),
+    ],
+)
+def test_leads_that_the_header_does_not_name_are_refused(tmp_path, written, said, code):
+    path = dat_record(tmp_path, raw_of(100, len(written)), written)
+    if code is None:
+        assert read_ecg(path, EcgSource(leads=said)).leads == read_ecg(path).leads
+    else:
+        assert code_of(path, EcgSource(leads=said)) == code
+
+
+@pytest.mark.parametrize(("written", "said"), [("mV", "uv"), ("mV", "zscore"), ("uV", "mv"), ("V", "mv")])
+def test_a_unit_that_the_header_does_not_say_is_refused(tmp_path, written, said):
+    path = dat_record(tmp_path, raw_of(100, 2), ("II", "V1"))
+    header = path.with_suffix(".hea")
+    header.write_text(header.read_text().replace("/mV", f"/{written}"))
+    assert code_of(path, EcgSource(unit=said)) == "unit_disagrees"
+    right = EcgSource(unit={"mV": "mv", "uV": "uv"}.get(written))
+    np.testing.assert_array_equal(read_ecg(path, right).signal, read_ecg(path).signal)
+
+
+def test_the_unit_of_a_signal_that_is_no_lead_is_its_own_affair(tmp_path):
+    path = dat_record(tmp_path, raw_of(100, 2), ("II", "RESP"))
+    header = path.with_suffix(".hea")
+    header.write_text("/V".join(header.read_text().rsplit("/mV", 1)))
+    assert read_ecg(path, EcgSource(unit="mv")).leads == ("II", "channel 2")
+
+
+def test_words_of_a_header_that_name_nothing_known_get_nowhere(tmp_path):
+    path = dat_record(tmp_path, raw_of(100, 4), ("JOHN_SMITH_1948", "I", "MLII", "JOHN_SMITH_1948"))
+    assert read_ecg(path).leads == ("channel 1", "I", "MLII", "channel 4")
+    header = path.with_suffix(".hea")
+    header.write_text(header.read_text().replace("/mV", "/JOHN_SMITH"))
+    for source in (None, EcgSource(leads=("V1",))):
+        with pytest.raises(ItemError) as caught:
+            read_ecg(path, source)
+        assert "SMITH" not in str(caught.value)
+
+
 def test_leads_are_told_by_their_names_where_avf_comes_before_avl(tmp_path):
     """The order of MIMIC-IV-ECG."""
     raw = raw_of(100)
