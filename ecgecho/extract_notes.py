@@ -30,9 +30,12 @@ from ecgecho.types import ItemError, UserError
 BLOCK = 128
 """Notes in one task of a worker."""
 BLOCK_S = 600.0
+NOTE_S = 60.0
+"""For each note of a block that was not done in time, or ended its worker: a bad note costs itself alone."""
 BLOCK_BYTES = 1 << 30
 INLINE = 512
-"""So few notes are read before a worker process has started."""
+INLINE_CHARACTERS = 1 << 22
+"""So few notes, and no more characters, are read before a worker process has started."""
 GIVE_UP = 20
 """Notes in a row without an answer, after which the server is taken to be gone."""
 META = "extracted_notes"
@@ -115,7 +118,11 @@ def extract(
         notes_server.check_reachable(server)
     work = _Work(by, source)
     stream = _notes(catalog, source, wanted, BLOCK if server is None else max(4 * parallel, 16))
-    answered = _by_rules(stream, wanted, workers, work) if server is None else _by_server(stream, server, catalog, parallel, work)
+    if server is None:
+        few = wanted <= INLINE and _size(catalog, source, wanted)[1] <= INLINE_CHARACTERS
+        answered = _by_rules(stream, 0 if few else max(workers, 1), work)
+    else:
+        answered = _by_server(stream, server, catalog, parallel, work)
     tables: list[pa.Table] = []
     done = 0
     for block, rows in answered:
@@ -150,14 +157,7 @@ def extract(
 
 def leaving(catalog: Catalog, server: Server, *, source: str = "discharge", limit: int | None = None) -> str:
     """What would be sent to a server that is not local, in words."""
-    wanted = _count(catalog, source) if limit is None else limit
-    number = characters = 0
-    for batch in _batches(catalog, ("source", "text"), source):
-        lengths = pc.utf8_length(batch["text"]).slice(0, wanted - number)
-        number += len(lengths)
-        characters += int(pc.sum(lengths).as_py() or 0)
-        if number >= wanted:
-            break
+    number, characters = _size(catalog, source, _count(catalog, source) if limit is None else limit)
     return (
         f"{server.url} is neither on this machine nor in a private network: {number:,} clinical notes with {characters:,} "
         f"characters would leave for it."
@@ -234,6 +234,18 @@ def _count(catalog: Catalog, source: str) -> int:
     return by_source[source]
 
 
+def _size(catalog: Catalog, source: str, wanted: int) -> tuple[int, int]:
+    """Notes among the first `wanted`, and their characters."""
+    number = characters = 0
+    for batch in _batches(catalog, ("source", "text"), source):
+        lengths = pc.utf8_length(batch["text"]).slice(0, wanted - number)
+        number += len(lengths)
+        characters += int(pc.sum(lengths).as_py() or 0)
+        if number >= wanted:
+            break
+    return number, characters
+
+
 def _check_limit(catalog: Catalog, out: Path | None, source: str, wanted: int, limit: int | None) -> None:
     before = catalog.meta.get(META, {}).get(source, {}).get("notes", 0)
     if limit is not None and wanted < before and (out is None or out == catalog.path):
@@ -290,12 +302,23 @@ class _Work:
         self.refused: Counter[str] = Counter()
 
 
-def _read_block(texts: list[str]) -> list[Rows]:
-    by = f"rules v{notes_rules.VERSION}"
-    return [label_rows(notes_rules.findings(text), by) for text in texts]
+def _read_block(texts: list[str]) -> list[Rows | str]:
+    """The labels of each note, or the code of why it has none."""
+    return [_read(text) for text in texts]
 
 
-def _by_rules(stream: Iterator[list[_Note]], wanted: int, workers: int, work: _Work) -> Iterator[tuple[list[_Note], list[Rows]]]:
+def _read(text: str) -> Rows | str:
+    try:
+        return label_rows(notes_rules.findings(text), f"rules v{notes_rules.VERSION}")
+    except ItemError as error:
+        return error.code
+    except MemoryError:
+        return "out_of_memory"
+    except Exception:
+        return "unexpected_error"
+
+
+def _by_rules(stream: Iterator[list[_Note]], workers: int, work: _Work) -> Iterator[tuple[list[_Note], list[Rows]]]:
     """Blocks in the order of the catalog, whichever worker is done first."""
     begun: dict[int, list[_Note]] = {}
 
@@ -304,24 +327,24 @@ def _by_rules(stream: Iterator[list[_Note]], wanted: int, workers: int, work: _W
             begun[position] = block
             yield [note.text for note in block]
 
-    results = run_bounded(
-        _read_block,
-        tasks(),
-        workers=0 if wanted <= INLINE else workers,
-        timeout_s=BLOCK_S,
-        memory_bytes=BLOCK_BYTES,
-    )
-    waiting: dict[int, list[Rows]] = {}
+    waiting: dict[int, list[Rows | str]] = {}
     following = 0
-    for position, result in results:
-        if isinstance(result, Done):
-            waiting[position] = result.value
-        else:
-            work.failed[result.code] += len(begun[position])
-            waiting[position] = [[] for _ in begun[position]]
+    for position, result in run_bounded(_read_block, tasks(), workers=workers, timeout_s=BLOCK_S, memory_bytes=BLOCK_BYTES):
+        waiting[position] = result.value if isinstance(result, Done) else _one_by_one(begun[position])
         while following in waiting:
-            yield begun.pop(following), waiting.pop(following)
+            outcomes = waiting.pop(following)
+            work.failed.update(outcome for outcome in outcomes if isinstance(outcome, str))
+            yield begun.pop(following), [[] if isinstance(outcome, str) else outcome for outcome in outcomes]
             following += 1
+
+
+def _one_by_one(block: list[_Note]) -> list[Rows | str]:
+    """The notes of a block that came to nothing as a whole."""
+    outcomes: list[Rows | str] = [[] for _ in block]
+    texts = ([note.text] for note in block)
+    for place, result in run_bounded(_read_block, texts, workers=1, timeout_s=NOTE_S, memory_bytes=BLOCK_BYTES):
+        outcomes[place] = result.value[0] if isinstance(result, Done) else result.code
+    return outcomes
 
 
 def _by_server(

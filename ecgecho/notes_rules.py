@@ -13,18 +13,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ecgecho.notes import BOUNDS, GRADED, NUMBERS, PRESENT, Finding, Form, Section, When, places
+from ecgecho.types import ItemError
 
 VERSION = 1
 """Raised when the same text would give other findings."""
 MAX_SENTENCE = 1500
 """Longer ones are cut: no sentence of a person is, and patterns need a bound."""
+MAX_NOTE = 1 << 19
+"""Characters of a note."""
+MAX_FINDINGS = 2000
+"""Findings of a note: each is looked at with its whole sentence, so a list of nothing else would take long."""
 
 
 def findings(text: str) -> list[Finding]:
-    """All that is said of the heart in `text`, in its order."""
+    """All that is said of the heart in `text`, in its order; an `ItemError` for a text that nobody's note can be."""
+    if len(text) > MAX_NOTE:
+        raise ItemError("too_long", f"a note of more than {MAX_NOTE} characters")
     found: list[Finding] = []
     for sentence in _sentences(text):
         found += _of_sentence(sentence)
+        if len(found) > MAX_FINDINGS:
+            raise ItemError("too_many_findings", f"a note with more than {MAX_FINDINGS} findings")
     return sorted(found, key=lambda finding: finding.span)
 
 

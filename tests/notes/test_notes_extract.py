@@ -17,10 +17,11 @@ import pytest
 from stub_server import Reply, row, says, stub
 
 from ecgecho import catalog as catalogs
-from ecgecho import extract_notes
+from ecgecho import extract_notes, notes_rules
 from ecgecho.catalog import SCHEMAS, Catalog
 from ecgecho.extract_notes import Extracted, extract, label_rows, leaving, server_at
-from ecgecho.notes_rules import VERSION, findings
+from ecgecho.notes import Finding
+from ecgecho.notes_rules import MAX_FINDINGS, MAX_NOTE, VERSION, findings
 from ecgecho.notes_server import PROMPT_VERSION, Server
 from ecgecho.types import UserError
 
@@ -155,6 +156,28 @@ def test_blocks_come_in_the_order_of_the_catalog_whichever_worker_is_done_first(
     assert done.catalog.labels_named("note_lvef")["value"].to_pylist() == [20.0 + i % 50 for i in range(100)]
     assert [told[1] for told in seen] == sorted(told[1] for told in seen)
     assert seen[-1] == ("notes", 100, 100)
+
+
+def test_a_bad_note_costs_its_own_labels_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(text: str) -> list[Finding]:
+        if "BREAKS" in text:
+            raise ValueError(text)
+        return findings(text)
+
+    monkeypatch.setattr(notes_rules, "findings", breaks)
+    bad = ["BREAKS", "TTE: EF 35%. " * (MAX_FINDINGS + 1), "a" * (MAX_NOTE + 1)]
+    done = extract(made(tmp_path / "cat", [*NOTES, *((f"m{i}", "b", text) for i, text in enumerate(bad))]))
+    assert values(done.catalog) == WANTED
+    assert done.failed == {"unexpected_error": 1, "too_many_findings": 1, "too_long": 1}
+    assert (done.notes, done.exit_status) == (7, 3)
+
+
+def test_a_note_that_takes_too_long_costs_its_own_labels_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"INLINE_CHARACTERS": 0, "BLOCK_S": 1.0, "NOTE_S": 1.0}.items():
+        monkeypatch.setattr(extract_notes, name, value)
+    slow = ("n5", "b", "EF " * (MAX_NOTE // 3))
+    done = extract(made(tmp_path / "cat", [*NOTES[:2], slow, *NOTES[2:]]))
+    assert (values(done.catalog), done.failed) == (WANTED, {"timeout": 1})
 
 
 def test_a_catalog_without_notes_says_which_texts_it_has(tmp_path: Path) -> None:
