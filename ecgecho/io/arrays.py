@@ -11,6 +11,7 @@ undecodable, lead_named_twice. Defects of a record that was read: excerpt_short,
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 import zlib
@@ -40,6 +41,7 @@ RATE_TOLERANCE = 0.01
 _TIME = re.compile(
     r"^(time|t|seconds?|sec|s|ms|milliseconds?|samples?|index|#|)[\s_]*[\[(]?[\s_]*(s|sec|seconds?|ms|milliseconds?)?[\])]?$"
 )
+_INK = re.compile(rb"\S")
 _PER_SECOND = {"ms": 1e3, "millisecond": 1e3, "milliseconds": 1e3, "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0}
 
 
@@ -165,8 +167,8 @@ def check_numbers(dtype: np.dtype[Any], name: str) -> None:
 
 def _csv(path: Path, source: EcgSource | None, said: Said) -> EcgRecord:
     """Columns named as leads, in any order; a decimal comma where the columns are separated by ";" or tabs."""
-    text = _text(path)
-    head, separator, body = _head(text, path.name)
+    data = _unpacked(path)
+    head, separator, top, below = _head(data, path.name)
     numeric, headed = all(_is_number(word) for word in head), False
     names = tuple(canonical_lead(word) for word in head)
     if numeric:
@@ -174,7 +176,6 @@ def _csv(path: Path, source: EcgSource | None, said: Said) -> EcgRecord:
         if len(said.leads) != len(head):
             raise ItemError("leads_unknown", f"{path.name} has {len(head)} columns without names for {len(said.leads)} leads")
         names, headed = said.leads, _counts_up(head)
-        body = body if headed else text
     chosen = [name for name in names if is_ecg_lead(name) or (numeric or name in said.leads)]
     if len(set(chosen)) != len(chosen):
         raise ItemError("lead_named_twice", f"{path.name} has two columns of one lead")
@@ -183,8 +184,8 @@ def _csv(path: Path, source: EcgSource | None, said: Said) -> EcgRecord:
             "leads_unknown", f"{path.name} has no column {', '.join(set(said.leads) - set(chosen)) or 'named as a lead'}"
         )
     times = [place for place, word in enumerate(head) if not numeric and _TIME.match(word.strip().lower())]
-    table = _numbers(body, separator, len(head), path.name)
-    values = table[[names.index(name) for name in chosen]]
+    table = _numbers(data, top if numeric and not headed else below, separator, len(head), path.name)
+    values = table if list(names) == chosen else table[[names.index(name) for name in chosen]]
     said = Said(fs_hz=said.fs_hz, unit=said.unit, leads=tuple(chosen))
     said.need("fs_hz", "unit", name=path.name)
     assert said.fs_hz is not None
@@ -199,7 +200,7 @@ def _csv(path: Path, source: EcgSource | None, said: Said) -> EcgRecord:
     return record_of(values[:, first:last], said, path.name, defects)
 
 
-def _text(path: Path) -> str:
+def _unpacked(path: Path) -> bytes:
     size_of(path, most=MAX_CSV_BYTES)
     data = read_bytes(path)
     if path.name.lower().endswith(".gz"):
@@ -212,46 +213,58 @@ def _text(path: Path) -> str:
             raise ItemError("too_large", f"{path.name} unpacks to more than {MAX_CSV_BYTES} bytes")
         if not unpack.eof:
             raise ItemError("truncated", f"{path.name} ends before its end")
+    return data
+
+
+def _head(data: bytes, name: str) -> tuple[list[str], str, int, int]:
+    """The words of the first line, the separator, where that line begins, and where the lines below do."""
+    top = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
+    while data[top : top + 1] in (b"\r", b"\n"):
+        top += 1
+    end = data.find(b"\n", top)
+    below = end + 1 if end >= 0 else len(data)
+    if below - top > MAX_COLUMNS * (MAX_COLUMN_NAME + 4):
+        raise ItemError("undecodable", f"{name} has no line of column names")
     try:
-        return data.decode("utf-8-sig")
+        line = data[top:below].decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
-        return data.decode("latin-1")
-
-
-def _head(text: str, name: str) -> tuple[list[str], str, str]:
-    """The words of the first line, the separator, and the lines below."""
-    line, _, body = text.lstrip("\r\n").partition("\n")
+        line = data[top:below].decode("latin-1").rstrip("\r\n")
     separator = next((mark for mark in (";", "\t") if mark in line), ",")
-    words = [word.strip().strip('"').strip() for word in line.rstrip("\r").split(separator)]
+    words = [word.strip().strip('"').strip() for word in line.split(separator)]
     if len(words) > MAX_COLUMNS or any(len(word) > MAX_COLUMN_NAME for word in words):
         raise ItemError("undecodable", f"{name} has no line of column names")
-    return words, separator, body
+    return words, separator, top, below
 
 
-def _numbers(body: str, separator: str, columns: int, name: str) -> npt.NDArray[np.float64]:
-    """(columns, L); an empty cell is NaN."""
+def _numbers(data: bytes, start: int, separator: str, columns: int, name: str) -> npt.NDArray[np.float64]:
+    """(columns, L) of the lines from byte `start` on; an empty cell is NaN. The text is not copied: it is most of the memory."""
     import pyarrow as pa
     from pyarrow import csv
 
-    if not body.strip():
+    if _INK.search(data, start) is None:
         raise ItemError("empty", f"{name} has a line of names and no sample")
     names = [str(place) for place in range(columns)]
-    decimal = "," if separator != "," and "," in body[: 1 << 16] else "."
-    if columns * (body.count("\n") + 1) > MAX_VALUES:
+    decimal = "," if separator != "," and b"," in data[start : start + (1 << 16)] else "."
+    if columns * (data.count(b"\n", start) + 1) > MAX_VALUES:
         raise ItemError("too_large", f"{name} has more than {MAX_VALUES} values")
     try:
         table = csv.read_csv(
-            pa.BufferReader(body.encode()),
+            pa.BufferReader(pa.py_buffer(memoryview(data)[start:])),
             read_options=csv.ReadOptions(column_names=names, use_threads=False),
             parse_options=csv.ParseOptions(delimiter=separator),
             convert_options=csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.float64()), decimal_point=decimal, null_values=["", "nan", "NaN", "NA"]
             ),
         )
-    except (pa.ArrowException, UnicodeEncodeError) as err:
+    except MemoryError:  # arrow's own is one too
+        raise
+    except pa.ArrowException as err:
         # arrow's words quote the cell, which may be anything
         raise ItemError("undecodable", f"{name}: a line does not hold {columns} numbers") from err
-    return np.stack([column.to_numpy() for column in table.columns]).astype(np.float64)
+    values = np.empty((columns, table.num_rows))
+    for row in range(columns):
+        values[row] = table.column(row).to_numpy()
+    return values
 
 
 def _check_rate(title: str, times: npt.NDArray[np.float64], fs_hz: float, name: str) -> None:

@@ -25,8 +25,9 @@ from ecgecho.io.sidecar import record_of, said_of
 from ecgecho.types import EcgRecord, EcgSource, ItemError
 
 TRACINGS = "tracings"
-MAX_CHUNK_BYTES = 1 << 29
-"""What a compressed file must unpack at once to give one recording."""
+MAX_CHUNK_BYTES = 1 << 27
+"""What a compressed file must unpack at once to give one recording. HDF5 takes several times that, and the least bound of a
+worker is 1 GiB; out of memory there would look like a damaged file."""
 MAX_VALUES = 1 << 26
 """Of one recording, read whole so that its padding is found: 9 minutes of 12 leads at 10 kHz. What was never written in a file
 still takes memory when it is read."""
@@ -129,7 +130,7 @@ def _check_storage(dataset: Any, name: str) -> None:
     filters = [plist.get_filter(k)[0] for k in range(min(number, MAX_FILTERS))]
     if number > MAX_FILTERS or not OWN_FILTERS.issuperset(filters):
         raise ItemError("unsupported_format", f"{name} is compressed by the plug-ins {filters[:4]}, which are never loaded")
-    if dataset.chunks is not None:
+    if dataset.chunks is not None and number:  # of others HDF5 reads what is asked for
         size = int(np.prod([int(n) for n in dataset.chunks], dtype=object)) * dataset.dtype.itemsize
         if size > MAX_CHUNK_BYTES:
             raise ItemError("too_large", f"{name} unpacks {size} bytes for one recording, more than {MAX_CHUNK_BYTES}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pytest
 import scipy.io
 from hypothesis import given, settings
@@ -358,6 +359,16 @@ def test_what_is_no_table_of_leads_is_refused_without_its_words(tmp_path, words,
     assert "Mustermann" not in str(caught.value)
 
 
+def test_a_table_that_the_memory_does_not_hold_is_not_called_damaged(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise pa.ArrowMemoryError("malloc of size 123 failed")
+
+    (tmp_path / "a.csv").write_text("I,II\n1,2\n")
+    monkeypatch.setattr("pyarrow.csv.read_csv", full)
+    with pytest.raises(MemoryError):
+        read_ecg(tmp_path / "a.csv", EcgSource(fs_hz=500.0, unit="mv"))
+
+
 def test_a_packed_table_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "MAX_CSV_BYTES", 1 << 16)
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"I,II\n" + b"1,2\n" * (1 << 16)))
@@ -445,6 +456,28 @@ def test_a_chunk_that_unpacks_to_too_much_is_refused(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("tracings", (1 << 20, 300, 12), "f4", chunks=(1 << 16, 300, 12), compression="gzip")
     assert code_of(tmp_path / "a.h5", EcgSource(row=0, **SAID)) == "too_large"
+
+
+def test_of_a_chunk_that_is_not_packed_only_the_row_is_read(tmp_path):
+    """2 GB, twice the memory of the worker; empty on the disk but for one row."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk((10_000, 4096, 12))
+        plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        space = h5py.h5s.create_simple((40_000, 4096, 12))
+        h5py.h5d.create(file.id, b"tracings", h5py.h5t.IEEE_F32LE, space, plist)
+        file["tracings"][5] = series(4096, 12)
+    np.testing.assert_array_equal(bounded(tmp_path / "a.h5", EcgSource(row=5, **CODE15)).signal, series(4096, 12).T)
+
+
+def test_the_largest_chunk_that_is_unpacked_fits_the_memory_of_a_worker(tmp_path):
+    """Of noise, which packs to nothing less."""
+    rows = (1 << 27) // (4096 * 12 * 4)
+    values = np.random.default_rng(0).random((rows, 4096, 12), np.float32)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        shape = {"chunks": values.shape, "compression": "gzip", "compression_opts": 0, "shuffle": True, "fletcher32": True}
+        file.create_dataset("tracings", data=values, **shape)
+    np.testing.assert_array_equal(bounded(tmp_path / "a.h5", EcgSource(row=7, **CODE15)).signal, values[7].T)
 
 
 # MATLAB
