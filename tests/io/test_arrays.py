@@ -470,16 +470,6 @@ def test_of_a_chunk_that_is_not_packed_only_the_row_is_read(tmp_path):
     np.testing.assert_array_equal(bounded(tmp_path / "a.h5", EcgSource(row=5, **CODE15)).signal, series(4096, 12).T)
 
 
-def test_the_largest_chunk_that_is_unpacked_fits_the_memory_of_a_worker(tmp_path):
-    """Of noise, which packs to nothing less."""
-    rows = (1 << 27) // (4096 * 12 * 4)
-    values = np.random.default_rng(0).random((rows, 4096, 12), np.float32)
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        shape = {"chunks": values.shape, "compression": "gzip", "compression_opts": 0, "shuffle": True, "fletcher32": True}
-        file.create_dataset("tracings", data=values, **shape)
-    np.testing.assert_array_equal(bounded(tmp_path / "a.h5", EcgSource(row=7, **CODE15)).signal, values[7].T)
-
-
 # MATLAB
 
 
