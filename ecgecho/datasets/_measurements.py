@@ -306,8 +306,9 @@ def _repaired(reading: Reading, long: _Long) -> _Long:
     good = ~(lvef & ~((value >= least) & (value <= most))) & ~(length & ~((value > 0) & (value <= LENGTH_MM_AT_MOST)))
     for code, count in zip(*np.unique(long.name[~good], return_counts=True), strict=True):
         reading.defect(long.names[code], "out_of_range", "left out", count)
-    words = [*long.units, "mm", "%"]
-    unit = np.where(length, len(words) - 2, np.where(lvef, len(words) - 1, long.unit)).astype(np.int32)
+    # Each word once: of a dictionary with repeats Parquet writes more bytes than there are, and they are whatever was in memory.
+    words = list(dict.fromkeys((*long.units, "mm", "%")))
+    unit = np.where(length, words.index("mm"), np.where(lvef, words.index("%"), long.unit)).astype(np.int32)
     return dataclasses.replace(long, value=value, unit=unit, units=words).take(good)
 
 
