@@ -741,8 +741,24 @@ def _split_lookup(catalog: Catalog) -> Callable[[pa.ChunkedArray], dict[str, int
 def _write_table(path: Path, name: str, chunks: Iterable[pa.Table]) -> None:
     with pq.ParquetWriter(path, SCHEMAS[name], compression="zstd") as writer:
         for chunk in chunks:
-            writer.write_table(conform(name, chunk, f"table {name}"), row_group_size=1 << 17)
+            writer.write_table(_clean_words(conform(name, chunk, f"table {name}")), row_group_size=1 << 17)
     _sync(path)
+
+
+def _clean_words(table: pa.Table) -> pa.Table:
+    """The same words with 0 under every null, which would else be written as whatever memory held there."""
+    for place, field in enumerate(table.schema):
+        if field.type == _WORD and table.column(place).null_count:
+            table = table.set_column(place, field, _one_chunk(table.column(place)))
+    return table
+
+
+def _one_chunk(words: pa.ChunkedArray) -> pa.DictionaryArray:
+    whole = words.unify_dictionaries().combine_chunks()
+    missing = whole.is_null().to_numpy(zero_copy_only=False)
+    indices = np.where(missing, 0, pc.fill_null(whole.indices, 0).to_numpy(zero_copy_only=False)).astype(np.int32)
+    known = whole.dictionary if len(whole.dictionary) else pa.array([""])
+    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=missing), known)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
