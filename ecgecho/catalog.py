@@ -746,15 +746,22 @@ def _write_table(path: Path, name: str, chunks: Iterable[pa.Table]) -> None:
 
 
 def _clean_words(table: pa.Table) -> pa.Table:
-    """The same words with 0 under every null, which would else be written as whatever memory held there."""
+    """The same words with each once in its dictionary and 0 under every null.
+
+    Of a dictionary that holds a word twice, Arrow (26.0) writes bytes that it never filled: whatever memory held before.
+    """
     for place, field in enumerate(table.schema):
-        if field.type == _WORD and table.column(place).null_count:
-            table = table.set_column(place, field, _one_chunk(table.column(place)))
+        if field.type == _WORD:
+            table = table.set_column(place, field, _one_dictionary(table.column(place)))
     return table
 
 
-def _one_chunk(words: pa.ChunkedArray) -> pa.DictionaryArray:
+def _one_dictionary(words: pa.ChunkedArray) -> pa.DictionaryArray:
     whole = words.unify_dictionaries().combine_chunks()
+    if len(pc.unique(whole.dictionary)) < len(whole.dictionary):
+        whole = whole.cast(_TEXT).dictionary_encode()
+    if not whole.null_count:
+        return whole
     missing = whole.is_null().to_numpy(zero_copy_only=False)
     indices = np.where(missing, 0, pc.fill_null(whole.indices, 0).to_numpy(zero_copy_only=False)).astype(np.int32)
     known = whole.dictionary if len(whole.dictionary) else pa.array([""])

@@ -339,3 +339,18 @@ def test_clips_count_as_cines_unless_a_header_says_otherwise():
         ],
     )
     assert catalog.cine_rows(clips).to_pylist() == [True, True, True, False, False, False, False]
+
+
+def test_a_dictionary_that_holds_a_word_twice_is_written_with_each_once(tmp_path):
+    """Else Arrow writes bytes that it never filled into the file: what memory held before, maybe a patient's words."""
+    names = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, None], pa.int32()), pa.array(["mm", "%", "mm"]))
+    labels = pa.table({"subject_id": ["a"] * 4, "name": ["x"] * 4, "value": [1.0] * 4, "unit": names})
+    subjects = pa.table({"subject_id": ["a"], "split": ["train"]})
+    made = [
+        catalog.write(tmp_path / f"c{i}", root=tmp_path, dataset="d", family="f", tables={"subjects": subjects, "labels": labels})
+        for i in range(6)
+    ]
+    assert len({(c.path / "labels.parquet").read_bytes() for c in made}) == 1
+    page = pq.ParquetFile(made[0].path / "labels.parquet", read_dictionary=["unit"]).read()["unit"].chunk(0).dictionary
+    assert page.to_pylist() == ["mm", "%"]
+    assert made[0].labels["unit"].to_pylist() == ["mm", "%", "mm", None]
