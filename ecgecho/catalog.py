@@ -764,8 +764,7 @@ def _one_dictionary(words: pa.ChunkedArray) -> pa.DictionaryArray:
         return whole
     missing = whole.is_null().to_numpy(zero_copy_only=False)
     indices = np.where(missing, 0, pc.fill_null(whole.indices, 0).to_numpy(zero_copy_only=False)).astype(np.int32)
-    known = whole.dictionary if len(whole.dictionary) else pa.array([""])
-    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=missing), known)
+    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=missing), whole.dictionary)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
