@@ -484,6 +484,7 @@ def describe(catalog: Catalog) -> Json:
         "missing": catalog.meta.get("missing", []),
         "headers": catalog.meta.get("headers", {}),
         "waveforms": catalog.meta.get("waveforms", {}),
+        "unread": catalog.meta.get("unread", {}),
         "counts": catalog.meta.get("counts") or counts(catalog),
         "defects": catalog.defects.to_pylist(),
     }
@@ -515,6 +516,8 @@ def render(description: Json, max_defects: int = 20) -> str:
         lines += [
             f"{row['count']:>10,}  {row['code']:<{code}}  {row['item']:<{item}}  {row['detail'] or ''}".rstrip() for row in shown
         ]
+        for reason, paths in sorted(description.get("unread", {}).items()):
+            lines.append(f"            {reason}: {', '.join(paths)}, ...")
         if len(defects) > max_defects:
             lines.append(f"            and {len(defects) - max_defects} more in defects.parquet")
     return "\n".join(lines)
@@ -794,12 +797,18 @@ def _old(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
 
 
-def _same_ids(path: Path, family: str, key_id: str | None) -> bool:
+def told(path: Path | str) -> Json:
+    """What the catalog.json in a folder says, {} where there is none that can be read; nothing is checked."""
     try:
-        before = json.loads((path / "catalog.json").read_text(encoding="utf-8"))
+        found = json.loads((Path(path) / "catalog.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(before, dict) and (before.get("family"), before.get("key_id")) == (family, key_id)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _same_ids(path: Path, family: str, key_id: str | None) -> bool:
+    before = told(path)
+    return (before.get("family"), before.get("key_id")) == (family, key_id)
 
 
 def _swap(partial: Path, path: Path) -> None:

@@ -198,9 +198,13 @@ def index(
     module = plugins.load("datasets", dataset)
     settings = configuration.override(module.Config(), sets or [])
     if key is not None:
+        if not hasattr(settings, "key"):
+            raise usage(f"{dataset} has public ids; --pseudonymise {key} makes keyed hashes of them.")
         settings = configuration.override(settings, [f"key={json.dumps(str(key))}"])
     if not root.is_dir():
         raise usage(f"there is no folder {root}; give the dataset's root folder.")
+    if pseudonymise is not None and (pseudonymise.is_dir() or not pseudonymise.parent.is_dir()):
+        raise usage(f"--pseudonymise is {str(pseudonymise)!r}; give a file for the key, in a folder that is there.")
     _one_of("--match", match, ("nearest", "all"))
     options = tables.IndexOptions(
         window_days=_window(window_days),
@@ -212,16 +216,21 @@ def index(
     )
     if pseudonymise is not None and not pseudonymise.exists():
         if dry_run:
-            raise usage(f"there is no key {pseudonymise}; without --dry-run it would be made.")
-        keys.make(pseudonymise)
-        say(f"made a new key, {pseudonymise}: keep it, nothing else makes the same ids again.")
+            print(f"a new key would be made: {pseudonymise}")
+            options = dataclasses.replace(options, pseudonymise="")
+        else:
+            keys.make(pseudonymise)
+            say(f"made a new key, {pseudonymise}: keep it, nothing else makes the same ids again.")
     dataset_of = module.build(settings)
     if dry_run:
         _show_inspection(dataset_of.inspect(root, out, options))
         return
+    before = tables.told(out)
     with ProgressBar("index", "files") as bar:
         catalog = dataset_of.index(root, out, progress=bar, options=options)
         unchanged = catalog.unchanged
+        if "extracted_notes" in before and "extracted_notes" not in catalog.meta:
+            say(f"labels taken from notes are gone with the old catalog; once more: ecgecho extract-notes {quoted(out)}")
         if waveforms:
             from ecgecho import waveforms as signals
 
@@ -399,7 +408,9 @@ def cache_ecg(
         following = f"ecgecho cache-ecg {quoted(out)} --contract echoing_ecg --out {quoted(out.parent / 'ecg.zarr')}"
     else:
         catalog_of = source if (source / "catalog.json").is_file() else Path("CATALOG")
-        stores = f"--catalog {quoted(catalog_of)} --echo {quoted(out.parent / 'echo.zarr')} --ecg {quoted(out)}"
+        echo = out.parent / "echo.zarr"
+        shown = quoted(echo) if echo.is_dir() else "ECHO.zarr"
+        stores = f"--catalog {quoted(catalog_of)} --echo {shown} --ecg {quoted(out)}"
         following = f"ecgecho train echoing_ecg --recipe small {stores} --out runs/a"
     _close_cache("cache-ecg", out, report, bar.seconds, following, paths)
 
@@ -493,6 +504,8 @@ def doctor(
     """Check a machine, a dataset and weights before a long job: each fault with what mends it."""
     from ecgecho import doctor as story
 
+    if weights and not teacher:
+        raise usage("--weights are those of a teacher: name it with --teacher.")
     findings = story.examine(root, out=out, teacher=teacher, weights=weights, dataset=dataset)
     print(json.dumps(story.to_json(findings), indent=1) if as_json else story.render(findings))
     if not story.healthy(findings):

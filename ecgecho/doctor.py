@@ -290,8 +290,12 @@ def _dataset(root: Path, dataset: str) -> Iterator[Finding]:
         try:
             found = module.build(module.Config()).inspect(root, root / ".ecgecho-doctor-none")
         except UserError as error:
-            if dataset:
-                yield Finding(what="dataset", state="fail", told=str(error))
+            if dataset or "two candidates" in str(error):
+                yield Finding(
+                    what="dataset", state="fail", told=str(error), mend="give a narrower ROOT, or keep one version in it"
+                )
+                if not dataset:
+                    break
             continue
         yield Finding(what="dataset", state="ok", told=f"{found['dataset']}: {', '.join(found['parts'])}")
         for what in found["missing"]:

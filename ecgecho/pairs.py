@@ -118,7 +118,7 @@ def check_together(catalogs: Sequence[Catalog]) -> list[str]:
     names = ", ".join(str(catalog.path) for catalog in private)
     return [
         f"{names} have ids made with {len(keys)} different keys: the same person cannot be recognised in two of them, and may be "
-        f"in two splits. Index them again with the same --key FILE."
+        f"in two splits. Index them again with one key (--key FILE of folder and tables, --pseudonymise FILE of others)."
     ]
 
 
@@ -327,7 +327,9 @@ def check_window(window_days: float | tuple[float, float]) -> None:
     shown = f"{high:g}" if low == -high else f"{low:g} to {high:g}"
     if not low <= high:  # also where one is not a number
         raise UsageError(f"the window is {shown} days; it must begin before it ends, as in -30 to 30.")
-    if not MIN_WINDOW_DAYS <= max(abs(low), abs(high)) <= MAX_WINDOW_DAYS:
+    if max(abs(low), abs(high)) > MAX_WINDOW_DAYS:
+        raise UsageError(f"the window is {shown} days; it may reach {MAX_WINDOW_DAYS:g}: nobody is older.")
+    if max(abs(low), abs(high)) < MIN_WINDOW_DAYS:
         raise UsageError(
             f"the window is {shown} days; it must reach {MIN_WINDOW_DAYS:g} or more: clocks of carts are off by hours."
         )

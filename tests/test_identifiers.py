@@ -33,7 +33,7 @@ WORDS = "Xylotrimark"  # stands in every clinical text
 PLACE = "Qplacemark"  # stands in the name of every folder
 UID = "1.2.826.0.1.3680043.777666"
 SUBJECTS = 8
-PATHS = {f"cat/{name}" for name in ("clips.parquet", "ecgs.parquet", "waveforms.jsonl", "scan.jsonl")}
+PATHS = {f"cat/{name}" for name in ("clips.parquet", "ecgs.parquet", "waveforms.jsonl", "scan.jsonl", "catalog.json")}
 """Where names of files stand."""
 
 

@@ -24,10 +24,12 @@ from ecgecho.catalog import SCHEMAS, Catalog, IndexOptions, Progress
 from ecgecho.datasets import _tables
 from ecgecho.datasets._pseudonyms import Pseudonyms
 from ecgecho.io.scan import Scan, files_at, scan
-from ecgecho.pairs import SPLIT_VERSION, assign_splits, family_of, make_pairs, private_family
+from ecgecho.pairs import SPLIT_VERSION, assign_splits, check_window, family_of, make_pairs, private_family
 from ecgecho.types import Json, UsageError, UserError
 
 SAMPLED_FILES = 256
+NAMED_FILES = 3
+"""Of those that cannot be read, for each reason."""
 SCAN_TIMEOUT_S = 60.0
 Texts: TypeAlias = "pa.Table | Callable[[pa.Array], Iterable[pa.Table]]"
 """A table, or what makes it block by block when it is given the ids of all subjects."""
@@ -187,6 +189,10 @@ class Reading:
         )
         self.scans[memory or item] = dataclasses.replace(found, missing=missing)
         self.defect(item, "missing_file", "listed, not there", missing)
+        unread: dict[str, list[str]] = self.about.setdefault("unread", {})
+        for path, code in sorted({**found.failed, **found.retry}.items()):
+            if len(shown := unread.setdefault(code, [])) < NAMED_FILES:
+                shown.append(path)
         for code, count in sorted(found.failures().items()):
             self.defect(item, code, "cannot be read; left out", count)
         return found.seen
@@ -233,6 +239,7 @@ class Indexed:
     def inspect(self, root: Path, out: Path, options: IndexOptions = IndexOptions()) -> Json:
         """The parts found and missing; writes nothing."""
         root, out = Path(root), Path(out)
+        check_window(options.window_days)
         parts = self._parts(root)
         reading = self._reading(root, out, parts, options)
         return {
@@ -247,11 +254,14 @@ class Indexed:
         """Write the catalog; when it was made from the same files and settings it is returned as it is."""
         root, out = Path(root), Path(out)
         catalog.check_place(out)
+        check_window(options.window_days)
         parts = self._parts(root)
         reading = self._reading(root, out, parts, options, progress)
         inputs = self._inputs(reading)
         if (made := catalog.unchanged(out, inputs)) is not None:
             return made
+        if not hasattr(self.config, "key"):  # who has one of its own says so when it writes
+            _refuse_other_key(out, option_inputs(options)["pseudonymise"] or None)
         tell = reading.progress
         tell("tables", 0, 3)
         tables = self.spec.read(reading)
@@ -368,6 +378,7 @@ def write(
     if pseudonyms is not None and pseudonyms.hash_ids:
         about["origin"] = family  # the same people under other ids
         key, family = pseudonyms.key, private_family(pseudonyms.key.key_id)
+    _refuse_other_key(reading.out, None if key is None else key.key_id)
     result = catalog.write(
         reading.out,
         root=reading.root,
@@ -399,6 +410,17 @@ def write(
 def _pairing(options: IndexOptions) -> Json:
     """How ECGs and studies were brought together."""
     return {"window_days": list(options.window_days), "match": options.match, "same_admission": options.same_admission}
+
+
+def _refuse_other_key(out: Path, key_id: str | None) -> None:
+    """Pseudonyms are not replaced by real ids, or by those of another key, because a flag was forgotten."""
+    before = catalog.told(out).get("key_id")
+    if before not in (None, key_id):
+        what = "the dataset's own ids" if key_id is None else f"ids of another key ({key_id})"
+        raise UserError(
+            f"{out} holds pseudonyms of the key {before}; this command would put {what} in their place. Give the key file that "
+            "they were made with, or choose another --out."
+        )
 
 
 def option_inputs(options: IndexOptions) -> Json:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import pickle
 import queue
@@ -206,8 +207,6 @@ class Pool(Generic[T, R]):
             self._wake_write.send_bytes(b"w")
 
     def _pump(self) -> None:
-        # Processes are started from here and inherit it: Ctrl-C reaches the whole group, and would find them half imported.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             while not self._stop:
                 self._give()
@@ -296,6 +295,10 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, serve), daemon=True)
+        # Ctrl-C reaches the whole group, and would find the process half imported: it inherits a mask. The resource tracker
+        # is started before, because its start takes SIGINT out of the mask.
+        multiprocessing.resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self.process.start()
         theirs.close()
         self.ready = False

@@ -157,6 +157,9 @@ TABLE = {
     "a split file with a subject twice": (1, "index tables {made} --out {tmp}/c", tables_with("subject_id,name,value\n", "subject_id,split\np1,train\np1,test\n"), ["#", "leaks"]),
     "a window that is none": (2, "index mimic-iv {root} --out {tmp}/c --window-days 30-1", None, ["--window-days", "-1:30"]),
     "a window shorter than clocks disagree": (2, "index mimic-iv {root} --out {tmp}/c --window-days 0.2", None, ["window"]),
+    "a key where ids are public": (2, "index mimic-iv {root} --out {tmp}/c --key {tmp}/k", None, ["--pseudonymise"]),
+    "a key file that is a folder": (2, "index mimic-iv {root} --out {tmp}/c --pseudonymise {tmp}", None, ["--pseudonymise", "file"]),
+    "weights of no teacher": (2, "doctor --weights {tmp}/w.pt", None, ["--teacher"]),
     "an unknown way to match": (2, "index mimic-iv {root} --out {tmp}/c --match nearset", None, ["nearest"]),
     "a server far away": (1, "extract-notes {catalog} --out {tmp}/c --server http://8.8.8.8/v1 --model m", None, ["--allow-remote", "8.8.8.8"]),
     "a model without a server": (2, "extract-notes {catalog} --model m", None, ["--server"]),
@@ -211,6 +214,21 @@ def test_a_wrong_input_is_told_in_three_lines(name, tmp_path, cohort):
     if status in (1, 2) and named and not words.startswith("store"):
         errors = told[told.index("Error") :] if "Error" in told else told
         assert len(errors.strip().splitlines()) <= 3, errors
+
+
+def test_labels_of_notes_that_are_lost_with_a_catalog_are_told(tmp_path, cohort):
+    def index(*more):
+        return ecgecho("index", "mimic-iv", cohort.root, "--out", tmp_path / "c", *more)
+
+    index()
+    assert ecgecho("extract-notes", tmp_path / "c").returncode == 0
+    assert "extract-notes" not in index().stderr
+    assert f"ecgecho extract-notes {tmp_path / 'c'}" in index("--window-days", 60).stderr
+
+
+def test_two_versions_are_told_by_the_doctor_as_by_the_index(tmp_path, cohort):
+    done = ecgecho("doctor", two_versions(tmp_path, cohort))
+    assert (done.returncode, "two candidates" in done.stdout) == (1, True)
 
 
 def test_half_a_download_is_told_before_any_job(tmp_path, cohort):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from ecgecho import keys, pairs
+from ecgecho import catalog, keys, pairs
 from ecgecho.catalog import IndexOptions
 from ecgecho.datasets import _tables
 from ecgecho.datasets._indexing import Indexed, Reading, Spec, Tables
@@ -225,6 +225,28 @@ def test_one_key_gives_the_same_ids_again_and_another_others(root, tmp_path, key
     assert one.ecgs.equals(two.ecgs)
     assert not set(one.ecgs["ecg_id"].to_pylist()) & set(three.ecgs["ecg_id"].to_pylist())
     assert one.path.joinpath("catalog.json").read_text().find(str(tmp_path)) == -1
+
+
+def test_pseudonyms_are_not_replaced_because_a_flag_was_forgotten(root, tmp_path, key):
+    keys.make(tmp_path / "other.key")
+    made = index(root, tmp_path / "cat", pseudonymise=key)
+    for other in ({}, {"pseudonymise": str(tmp_path / "other.key")}):
+        with pytest.raises(UserError, match=f"holds pseudonyms of the key {made.key_id}.*another --out"):
+            index(root, tmp_path / "cat", **other)
+    assert index(root, tmp_path / "cat", pseudonymise=key).unchanged
+
+
+def test_files_that_cannot_be_read_are_named(root, tmp_path):
+    made = index(root, tmp_path / "cat")
+    assert made.meta["unread"] == {"undecodable": ["lines/b.txt"]}
+    assert "undecodable: lines/b.txt" in catalog.render(catalog.describe(made))
+
+
+@pytest.mark.parametrize("window", [(5.0, 1.0), (-0.2, 0.2), (-1e9, 1.0)])
+def test_a_first_look_refuses_what_the_index_would(root, tmp_path, window):
+    for call in (Indexed(spec=SPEC, config=Config()).inspect, Indexed(spec=SPEC, config=Config()).index):
+        with pytest.raises(UserError, match="the window is"):
+            call(root, tmp_path / "cat", options=IndexOptions(window_days=window))
 
 
 def test_the_same_people_under_other_ids_are_not_used_together(root, tmp_path, key):

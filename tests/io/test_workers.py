@@ -80,7 +80,15 @@ def test_every_task_has_one_result_with_its_position(workers):
 
 def test_ctrl_c_is_for_the_parent_alone():
     """The terminal sends it to the whole group: a worker that is still importing would print its traceback."""
-    assert [result for _, result in run_bounded(act, ["signals"], workers=1, timeout_s=30, memory_bytes=0)] == [Done(value=True)]
+    code = (
+        "from ecgecho.io.workers import run_bounded\nfrom test_workers import act\n"
+        "if __name__ == '__main__':\n"
+        "    print([r.value for _, r in run_bounded(act, ['signals'] * 4, workers=2, timeout_s=60, memory_bytes=0)])\n"
+    )
+    here = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": f"{here.parents[1]}{os.pathsep}{here}"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.strip() == "[True, True, True, True]"
 
 
 def test_hang_crash_memory_and_refusal_cost_one_item_each_and_no_process_stays():
