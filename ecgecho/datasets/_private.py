@@ -106,8 +106,19 @@ def one_each(rows: pa.Table, keys: tuple[str, ...], value: str) -> tuple[pa.Arra
     return kept, (first, int(pc.index(other, True).as_py()))
 
 
+def check_slashes(place: Path, paths: pa.ChunkedArray) -> None:
+    """Refuse the paths of Windows: here `ecg\\one.hea` is a file of that name."""
+    bad = pc.match_substring(paths, "\\")
+    if (row := int(pc.index(bad, True).as_py())) >= 0:
+        number = int(pc.sum(bad).as_py())
+        raise UserError(
+            f"{place}: path in data row {row + 1} holds a \\; write / in paths ({number} such row{'s' * (number > 1)})."
+        )
+
+
 def views(reading: Reading, rows: pa.Table) -> pa.Table:
     """The rows path, view of a table of views, each path once; two views of one path are refused."""
+    check_slashes(reading.parts["views"], rows["path"])
     kept, clash = one_each(rows, ("path",), "view")
     if clash:
         a, b = (row + 1 for row in clash)

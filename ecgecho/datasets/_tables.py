@@ -32,6 +32,8 @@ MAX_HEADER_BYTES = 1 << 20
 WORD = pa.dictionary(pa.int32(), pa.string())
 BLOCK_BYTES = 64 << 20  # of text; a row (a clinical note) must fit into one
 
+SEPARATORS = {",": "','", ";": "';'", "\t": "tabs"}
+
 _PATTERN = re.compile(r"[*\[]")
 # Folders that hold a file or a folder per recording or patient: listing them would take minutes and finds no table.
 _CROWDED = re.compile(r"^(p\d+|s\d{6,}|\..*|.*\.zarr|__MACOSX)$")
@@ -118,17 +120,17 @@ def listing(root: Path, paths: Iterable[str]) -> Json:
     return {"number": number, "sha256": digest.hexdigest()}
 
 
-def header_of(path: Path, *, delimiter: str = ",", encoding: str = "utf-8") -> list[str]:
-    """The column names of a table."""
+def header_of(path: Path, *, delimiter: str = ",", encoding: str = "utf-8", own: bool = False) -> list[str]:
+    """The column names of a table; `own` as in `read_table`."""
     try:
         with _open(path) as stream:
             first = stream.readline(MAX_HEADER_BYTES)
         text = first.decode("utf-8-sig" if encoding == "utf-8" else encoding)
         names = next(csv.reader([text], delimiter=delimiter), [])
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read: {_why(error)}. Fetch it again.") from error
+        raise _unreadable(path, error, own) from error
     if not names:
-        raise UserError(f"{path} is empty; fetch it again.")
+        raise UserError(f"{path} is empty; {'give it a header, or take it away' if own else 'fetch it again'}.")
     return names
 
 
@@ -141,30 +143,38 @@ def read_table(
     delimiter: str = ",",
     encoding: str = "utf-8",
     quoted_lines: bool = False,
+    own: bool = False,
 ) -> pa.Table:
-    """The columns named, as trimmed strings; an optional one that the file lacks is null.
+    """The columns named, as trimmed strings; an optional one that the file lacks is null. A table without rows is refused.
 
     With `quoted_lines` a quoted field may hold line breaks. Those of `words` come as dictionaries in one chunk: few distinct
-    values in millions of rows take four bytes each.
+    values in millions of rows take four bytes each. One that is the user's `own` may have no rows, and is said to be mended
+    where another is to be fetched again.
     """
-    names = _file_names(path, required, optional, delimiter, encoding)
+    names = _file_names(path, required, optional, delimiter, encoding, own)
     options = _options(names, quoted_lines=quoted_lines, delimiter=delimiter, encoding=encoding, words=words)
+    options["read_options"].use_threads = not own  # one thread knows the number of a bad row
     try:
-        table = arrow_csv.read_csv(path, **options)
+        table = arrow_csv.read_csv(_source(path), **options)
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: {_why(error)}. Fetch it again.") from error
+        raise _unreadable(path, error, own) from error
+    if not table.num_rows and not own:
+        raise _no_rows(path)
     return _renamed(table, names, (*required, *optional), words)
 
 
 def stream_table(path: Path, required: Sequence[str]) -> Iterator[pa.Table]:
     """`read_table` block by block, for fields that hold line breaks and for tables that exceed the memory."""
-    names = _file_names(path, required, ())
+    names, number = _file_names(path, required, ()), 0
     try:
-        with arrow_csv.open_csv(path, **_options(names, quoted_lines=True)) as reader:
+        with arrow_csv.open_csv(_source(path), **_options(names, quoted_lines=True)) as reader:
             for batch in reader:
+                number += batch.num_rows
                 yield _renamed(pa.Table.from_batches([batch]), names, tuple(required))
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: {_why(error)}. Fetch it again.") from error
+        raise _unreadable(path, error) from error
+    if not number:
+        raise _no_rows(path)
 
 
 def require(table: pa.Table, columns: Sequence[str], path: Path) -> pa.Table:
@@ -268,22 +278,39 @@ def constant(value: str, length: int) -> pa.DictionaryArray:
 
 
 def _file_names(
-    path: Path, required: Sequence[str], optional: Sequence[str], delimiter: str = ",", encoding: str = "utf-8"
+    path: Path,
+    required: Sequence[str],
+    optional: Sequence[str],
+    delimiter: str = ",",
+    encoding: str = "utf-8",
+    own: bool = False,
 ) -> dict[str, str]:
     """For each wanted column that is there, its name in the file."""
-    there = header_of(path, delimiter=delimiter, encoding=encoding)
+    there = header_of(path, delimiter=delimiter, encoding=encoding, own=own)
     plain = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in there}
     if len(plain) < len(there):
         twice = next((name for name in there if there.count(name) > 1), "")
         if twice in (*required, *optional):
-            raise UserError(f"{path} has the column {twice!r} twice; fetch it again.")
+            raise UserError(f"{path} has the column {twice!r} twice; {'keep one' if own else 'fetch it again'}.")
     names = {}
     for name in (*required, *optional):
         if (key := re.sub(r"[^a-z0-9]", "", name.lower())) in plain:
             names[name] = plain[key]
         elif name in required:
+            if other := _separator(there, key, delimiter):
+                advice = f"Save it separated by {SEPARATORS[delimiter]}, with decimal points." if own else "Fetch it again."
+                raise UserError(f"{path} is separated by {other}, not by {SEPARATORS[delimiter]}. {advice}")
             raise UserError(f"{path} has no column {name!r}.{nearest(name, there)}")
     return names
+
+
+def _separator(there: Sequence[str], key: str, delimiter: str) -> str:
+    """What separates the columns of a header in truth, where with that it has the one that is missed; else empty."""
+    for other, word in SEPARATORS.items():
+        names = next(csv.reader([delimiter.join(there)], delimiter=other), [])
+        if key and other != delimiter and len(names) > 1 and key in (re.sub(r"[^a-z0-9]", "", name.lower()) for name in names):
+            return word
+    return ""
 
 
 def _options(
@@ -337,14 +364,37 @@ def _open(path: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
+def _source(path: Path) -> Any:
+    return pa.input_stream(str(path), compression="gzip" if path.name.lower().endswith(".gz") else None)
+
+
+def _no_rows(path: Path) -> UserError:
+    return UserError(f"{path} has a header and no rows; fetch it again.")
+
+
+def _unreadable(path: Path, error: BaseException, own: bool = False) -> UserError:
+    why = _why(error)
+    if "Empty CSV" in str(error):  # a header without the end of its line
+        return UserError(f"{path} has a header and no rows; write them, or take it away.") if own else _no_rows(path)
+    if not own:
+        advice = "Fetch it again."
+    elif "UTF-8" in why:
+        advice = "Save it as UTF-8."
+    elif "columns" in why:
+        advice = "Quote the field that holds a separator, or give the row all its columns."
+    else:
+        advice = "Save it again."
+    return UserError(f"{path} cannot be read: {why}. {advice}")
+
+
 def _why(error: BaseException) -> str:
     text = str(error)
     if "invalid UTF8" in text or isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
     if isinstance(error, (EOFError, zlib.error)) or "zlib" in text or "Truncated" in text or "gzip" in text.lower():
         return "its compressed data is damaged or cut off"
-    if widths := re.search(
-        r"Expected (\d+) columns, got (\d+)", text
-    ):  # the rest of Arrow's message quotes the row, maybe a patient's text
-        return f"a row has {widths[2]} columns, the header has {widths[1]}"
+    # The rest of Arrow's message quotes the row, maybe a patient's text. It counts the header as a row.
+    if widths := re.search(r"(?:Row #(\d+): )?Expected (\d+) columns, got (\d+)", text):
+        row = f"data row {int(widths[1]) - 1}" if widths[1] else "a row"
+        return f"{row} has {widths[3]} columns, the header has {widths[2]}"
     return type(error).__name__ if "CSV" in text else text.partition("\n")[0].rstrip(".")

@@ -1,8 +1,9 @@
 """Private data listed in tables of your own: subjects, clips, ecgs, texts, labels as CSV, TSV or Parquet, with raw ids.
 
 Needs, in ROOT or in its folder `tables` (setting), at least one of `clips` and `ecgs` as .csv, .csv.gz, .tsv or .parquet, with
-the columns of docs/catalog.md; order plays no part, further columns are ignored. Besides: `subjects`, `texts`, `labels`, `views`
-(path, view) and `splits` (subject_id, split). Paths of files are relative to ROOT. Dates are YYYY-MM-DD HH:MM:SS.
+the columns of docs/catalog.md; order and the case of names play no part, further columns are ignored. Besides: `subjects`,
+`texts`, `labels`, `views` (path, view) and `splits` (subject_id, split). Paths of files are relative to ROOT. Dates are
+YYYY-MM-DD HH:MM:SS.
 
     subjects  subject_id, [split, sex, birth_year]          clips  subject_id, study_id, path, [clip_id, time, kind, ...]
     texts     subject_id, text, [text_id, source, ...]      ecgs   subject_id, path, [ecg_id, time, row, leads, fs_hz, unit, ...]
@@ -20,6 +21,8 @@ an ECG, a time, or a study that has one.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +39,12 @@ from ecgecho.datasets import _echonet, _indexing, _private, _tables
 from ecgecho.datasets._indexing import Indexed, Reading, Spec, Tables
 from ecgecho.keys import Key
 from ecgecho.pairs import private_family
+from ecgecho.tasks import TASKS
 from ecgecho.types import ClipKind, Json, UserError
 
 DATASET = "tables"
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+SHEETS = ("xlsx", "xls", "ods", "txt")
 IDS = ("subject_id", "study_id", "clip_id", "ecg_id", "text_id", "admission_id")
 COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # table -> columns needed, columns taken where they are
     "subjects": (("subject_id",), ("split", "sex", "birth_year")),
@@ -114,15 +119,20 @@ class PrivateTables(Indexed):
         folder = root / self.config.tables
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; give the folder that holds the tables.")
+        files = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES) and path.is_file())
         parts = {}
         for name in COLUMNS:
-            there = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
+            there = [file for file in files if file.lower() in {f"{name}{suffix}" for suffix in SUFFIXES}]
             if len(there) > 1:
-                raise UserError(f"{folder} holds {' and '.join(path.name for path in there)}; keep one of them.")
+                raise UserError(f"{folder} holds {' and '.join(there)}; keep one of them.")
             if there:
-                parts[name] = there[0]
+                parts[name] = folder / there[0]
+        for file, name in _near(folder).items():
+            if name not in parts:
+                raise UserError(
+                    f"{folder}: {file} is not read. Did you mean {name}.csv (.tsv, .parquet)? Save it so, or take it away."
+                )
         if not {"clips", "ecgs"} & set(parts):
-            files = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES))
             near = nearest("clips.csv", files) if files else " There is no table in it."
             raise UserError(f"{folder} holds no clips.csv and no ecgs.csv (.tsv, .parquet).{near}")
         return parts
@@ -138,6 +148,13 @@ class PrivateTables(Indexed):
 def _read(reading: Reading) -> Tables:
     """The tables with raw ids, every promise kept."""
     found = _one_writing(reading, {name: _table(reading, name) for name in reading.parts})
+    if not any(found[name].num_rows for name in ("clips", "ecgs") if name in found):
+        named = " and ".join(str(reading.parts[name]) for name in ("clips", "ecgs") if name in found)
+        raise UserError(f"{named}: a header and no rows, so there is nothing to index. Write the rows, and index again.")
+    for name, table in found.items():
+        reading.defect(name, "no_rows", f"a header and no rows: {_SPEC.meaning[name]}", int(not table.num_rows))
+    for name in _near(next(iter(reading.parts.values())).parent).values():
+        reading.defect(name, "not_read", "a file beside it has nearly its name", 1)
     subjects, clips, ecgs, texts = (found.get(name) for name in ("subjects", "clips", "ecgs", "texts"))
     if clips is not None:
         clips = _clips(reading, clips, found.get("views"))
@@ -178,7 +195,7 @@ def _table(reading: Reading, name: str) -> pa.Table:
         table = _parquet(reading, path, required, optional)
     else:
         delimiter = "\t" if ".tsv" in path.name.lower() else ","
-        table = _tables.read_table(path, required, optional, delimiter=delimiter, quoted_lines=name == "texts")
+        table = _tables.read_table(path, required, optional, delimiter=delimiter, quoted_lines=name == "texts", own=True)
     needed = tuple(column for column in required if column != "value")
     return _tables.require(table, needed, path).combine_chunks()
 
@@ -276,6 +293,7 @@ def _ecgs(reading: Reading, rows: pa.Table) -> pa.Table:
 def _labels(reading: Reading, rows: pa.Table, clips: pa.Table | None) -> pa.Table:
     """One row for each value; that of a study without a time of its own has the time of the study's first clip."""
     empty = rows["value"].null_count
+    _check_names(reading, rows["name"])
     values = reading.numbers("labels", "value", rows["value"])
     for name, (unit, low, high) in KNOWN.items():
         here = pc.equal(rows["name"], name)
@@ -302,6 +320,37 @@ def _labels(reading: Reading, rows: pa.Table, clips: pa.Table | None) -> pa.Tabl
     )
     source = pc.coalesce(kept["source"], pa.scalar(reading.parts["labels"].name))
     return _set(kept, "source", source)
+
+
+def _check_names(reading: Reading, names: pa.ChunkedArray) -> None:
+    """Refuse LVEF, lv_ef and the like: no task asks for such a name, and nothing checks its values."""
+    known = {_plain(name): name for name in (*KNOWN, *(label for task in TASKS.values() for label in (task.label, *task.also)))}
+    for word in pc.unique(names).to_pylist():
+        meant = known.get(_plain(word))
+        if meant not in (None, word):
+            raise _refusal(
+                reading, "labels", "name", pc.equal(names, word), f"is no label that is known; did you mean {meant!r}?"
+            )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _near(folder: Path) -> dict[str, str]:
+    """Files that are no table and look like one, and which: label.csv, ecgs_2019.tsv, clips.xlsx."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        stem, _, suffix = path.name.lower().partition(".")
+        if not path.is_file() or (stem in COLUMNS and f".{suffix}" in SUFFIXES):
+            continue
+        if path.name.lower().endswith(SUFFIXES):
+            word = re.sub(r"[^a-z]", "", re.sub(r"(\.csv|\.tsv|\.parquet)(\.gz)?$", "", path.name.lower()))
+            if near := difflib.get_close_matches(word, list(COLUMNS), n=1, cutoff=0.8):
+                found[path.name] = near[0]
+        elif stem in COLUMNS and suffix in SHEETS:
+            found[path.name] = stem
+    return found
 
 
 def _label_times(reading: Reading, rows: pa.Table, clips: pa.Table | None) -> pa.ChunkedArray:
@@ -434,6 +483,7 @@ def _check_paths(reading: Reading, name: str, paths: pa.ChunkedArray) -> None:
     bad = pc.match_substring_regex(paths, r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
     if pc.any(bad).as_py():
         raise _refusal(reading, name, "path", bad, "leaves ROOT; paths are relative to it")
+    _private.check_slashes(reading.parts[name], paths)
 
 
 def _sample(reading: Reading, name: str, paths: list[str]) -> None:
@@ -503,7 +553,7 @@ def _never(reading: Reading) -> Tables:
 
 _SPEC = Spec(
     name=DATASET,
-    version=2,
+    version=3,
     listed=_listed,
     parts={name: (f"{name}.csv",) for name in COLUMNS},
     needs=(),

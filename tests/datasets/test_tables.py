@@ -1,6 +1,7 @@
 """Private tables -> a catalog of keyed hashes that keeps its promises, or an error that names file, row and column."""
 
 import gzip
+import re
 import stat
 from datetime import datetime
 
@@ -344,8 +345,99 @@ def test_a_label_again_is_kept_once_and_others_are_no_contradiction(root, tmp_pa
     assert defects(made)["labels", "row_twice"] == 1
 
 
-def test_a_table_of_labels_without_a_row_is_one(root, tmp_path):
-    assert index(labels(root), tmp_path / "cat").labels.num_rows == 0
+def test_a_table_without_a_row_is_one_and_told(root, tmp_path):
+    write_lines(root / "splits.csv", ["subject_id,split"])
+    write_lines(root / "views.csv", ["path,view"])
+    write_lines(root / "texts.csv", ["subject_id,text"])
+    made = index(labels(root), tmp_path / "cat")
+    assert (made.labels.num_rows, made.texts.num_rows) == (0, 0)
+    assert {item for item, code in defects(made) if code == "no_rows"} == {"labels", "splits", "views", "texts"}
+
+
+@pytest.mark.parametrize("name", ["ecgs", "clips"])
+def test_one_of_ecgs_and_clips_may_be_without_a_row_and_not_both(tmp_path, name):
+    root = write_tables(tmp_path / "root", {table: TABLES[table] for table in ("ecgs", "clips")})
+    write_lines(root / f"{name}.csv", TABLES[name][:1])
+    made = index(root, tmp_path / "cat")
+    assert {item for item, code in defects(made) if code == "no_rows"} == {name}
+    for table in ("ecgs", "clips"):
+        write_lines(root / f"{table}.csv", TABLES[table][:1])
+    with pytest.raises(UserError, match=r"clips.csv and .*ecgs.csv: a header and no rows"):
+        index(root, tmp_path / "two")
+    (root / f"{name}.csv").unlink()
+    with pytest.raises(UserError, match=r"(clips|ecgs).csv: a header and no rows"):
+        index(root, tmp_path / "two")
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("LVEF", "lvef"), ("lv_ef", "lvef"), ("Wall-MM", "wall_mm"), ("SHD", "shd"), ("EchoNext.shd", "echonext.shd")],
+)
+def test_a_name_that_is_a_known_one_but_for_case_and_signs_is_refused(root, tmp_path, said, meant):
+    labels(root, f"{A},,{MARK}-E1,Ventricle,5,,", f"{A},,{MARK}-E1,{said},1,,")
+    with pytest.raises(UserError, match=rf"labels.csv: name in data row 2 is no label that is known; did you mean '{meant}'\?"):
+        index(root, tmp_path / "cat")
+
+
+@pytest.mark.parametrize(("name", "file"), [("labels", "Labels.CSV"), ("ecgs", "ECGS.csv"), ("clips", "Clips.Csv.GZ")])
+def test_tables_are_found_whatever_the_case_of_their_names(root, tmp_path, made, name, file):
+    data = (root / f"{name}.csv").read_bytes()
+    (root / f"{name}.csv").unlink()
+    (root / file).write_bytes(gzip.compress(data) if file.endswith("GZ") else data)
+    again = index(root, tmp_path / "cat", key=str(made.path.with_name("cat.key")))
+    assert again.table(name).num_rows == made.table(name).num_rows > 0
+    (root / f"{name}.csv").write_bytes(data)
+    with pytest.raises(UserError, match=rf"{re.escape(file)} and {name}.csv; keep one of them"):
+        index(root, tmp_path / "cat")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("labels", "label.csv"), ("labels", "Lables.TSV"), ("ecgs", "ECG.csv"), ("clips", "clips (1).csv"), ("texts", "texts.xlsx")],
+)
+def test_a_file_with_nearly_the_name_of_a_table_is_told_or_refused(root, tmp_path, name, file):
+    data = (root / f"{name}.csv").read_bytes()
+    (root / file).write_bytes(data)
+    assert defects(index(root, tmp_path / "cat"))[name, "not_read"] == 1
+    (root / f"{name}.csv").unlink()
+    with pytest.raises(UserError, match=rf"{re.escape(file)} is not read. Did you mean {name}.csv"):
+        index(root, tmp_path / "cat")
+
+
+def test_other_files_beside_the_tables_are_none_of_ours(root, tmp_path):
+    for name in ("readme.txt", "measurements.csv", "patients.parquet", "clips_before_the_move_of_2019.csv", "labels.json"):
+        (root / name).write_text("x")
+    assert not [code for _, code in defects(index(root, tmp_path / "cat")) if code == "not_read"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (f"subject_id,path\n{A},écg".encode("latin-1"), r"is not UTF-8\. Save it as UTF-8\."),
+        ("subject_id,path\n1,a\n".encode("utf-16"), r"is not UTF-8\. Save it as UTF-8\."),
+        (f"subject_id,path\n{A},ecg/one\n{A},ecg/one,two\n".encode(), r"data row 2 has 3 columns, the header has 2\. Quote the"),
+        (f"subject_id;path\n{A};ecg/one\n".encode(), r"separated by ';', not by ','\. Save it separated by ','"),
+        (f"subject_id\tpath\n{A}\tecg/one\n".encode(), r"separated by tabs, not by ','\. Save it separated by ','"),
+        (b"", "is empty; give it a header"),
+        (b"subject_id,path", "a header and no rows; write them"),
+        (b"subject_id,path,path\n1,2,3\n", "has the column 'path' twice; keep one"),
+    ],
+)
+def test_a_table_of_one_s_own_is_to_be_mended_and_not_fetched(root, tmp_path, content, words):
+    (root / "ecgs.csv").write_bytes(content)
+    with pytest.raises(UserError, match=words) as caught:
+        index(root, tmp_path / "cat")
+    assert "etch it" not in str(caught.value)
+    assert MARK not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "old"), [("ecgs", "ecg/two"), ("clips", "echo/b.avi"), ("views", "echo/b.avi")])
+def test_paths_of_windows_are_refused_with_what_to_write(root, tmp_path, name, old):
+    write_lines(root / "views.csv", ["path,view", "echo/a.dcm,A4C", "echo/b.avi,PLAX"])
+    change(root, name, old, old.replace("/", "\\"))
+    with pytest.raises(UserError, match=rf"{name}.csv: path in data row 2 holds a \\; write / in paths \(1 such row\)"):
+        index(root, tmp_path / "cat")
 
 
 def test_two_views_of_one_path_are_refused_and_a_repeat_is_counted(root, tmp_path):
