@@ -69,6 +69,8 @@ class Walk:
     """DICOM files may turn out to be ECGs."""
     ecg: tuple[str, ...]
     others: int
+    unreadable: int
+    """Folders that may not be read; what lies in them is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +98,8 @@ class Folder:
         catalog.check_place(out)
         walk = self._walk(root, out, options)
         if not walk.echo and not walk.ecg:
-            raise UserError(f"{root} {NOTHING}; give the folder that holds them.")
+            closed = f" {walk.unreadable} of its folders may not be read." if walk.unreadable else ""
+            raise UserError(f"{root} {NOTHING}; give the folder that holds them.{closed}")
         key = _private.key_of(self.config.key, options, out, make=True)
         reading = self._reading(root, out, options, progress)
         if (made := self._made(reading, walk)) is not None:
@@ -104,6 +107,7 @@ class Folder:
         ids = Ids(key=key.key)
         seen = reading.scan("files", (*walk.echo, *walk.ecg), look, ids.remember, memory=f"files {_SPEC.version} {key.key_id}")
         reading.defect("files", "not_indexed", "neither a cine nor an ECG that is read", walk.others)
+        reading.defect("files", "unreadable_folder", "may not be read; nothing of it is here", walk.unreadable)
         tables = _read(reading, seen, ids)
         assert tables.clips is not None
         assert tables.ecgs is not None
@@ -155,6 +159,7 @@ class Folder:
             "split_version": SPLIT_VERSION,
             "views": {} if views is None else _tables.fingerprint(views) if views.is_file() else None,
             "files": _tables.listing(reading.root, (*walk.echo, *walk.ecg)),
+            **({"unreadable": walk.unreadable} if walk.unreadable else {}),
         }
 
 
@@ -254,7 +259,8 @@ def _note_times(reading: Reading, seen: dict[str, Json]) -> None:
 def _views(reading: Reading, seen: dict[str, Json]) -> dict[str, str]:
     if "views" not in reading.parts:
         return {}
-    rows = reading.table("views", ("path", "view"))
+    rows = _tables.read_table(reading.parts["views"], ("path", "view"), own=True)
+    reading.defect("views", "no_rows", "a header and no rows: no views", int(not rows.num_rows))
     rows = _private.views(reading, rows.filter(pc.and_(pc.is_valid(rows["path"]), pc.is_valid(rows["view"]))))
     views = dict(zip(rows["path"].to_pylist(), rows["view"].to_pylist(), strict=True))
     reading.defect("views", "not_there", "a path that is no cine here", len(set(views) - set(seen)))
@@ -265,7 +271,7 @@ def _walk(root: Path, own: tuple[Path, ...]) -> Walk:
     """All files below `root` in the order of their paths, but hidden ones, stores, catalogs and what is `own`.
 
     Folders behind links are read last, and each folder once: a link beside the folder that it leads to renames nothing, and
-    one that leads into itself ends.
+    one that leads into itself ends. A folder that may not be read is counted, and the others go on.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the folder that holds the files.")
@@ -274,8 +280,13 @@ def _walk(root: Path, own: tuple[Path, ...]) -> Walk:
     others, ours = 0, {place for path in own for place in (path.absolute(), path.resolve())}
     seen: set[tuple[int, int]] = set()
     starts = [root]
+    closed: set[str] = set()
+
+    def refused(error: OSError) -> None:
+        closed.add(str(error.filename))
+
     for start in starts:  # grows
-        for folder, below, names in os.walk(start):
+        for folder, below, names in os.walk(start, onerror=refused):
             stat, here = os.stat(folder), Path(folder)
             real = here.resolve()
             if (stat.st_dev, stat.st_ino) in seen or (seen and real in ours):
@@ -283,6 +294,8 @@ def _walk(root: Path, own: tuple[Path, ...]) -> Walk:
                 continue
             seen.add((stat.st_dev, stat.st_ino))
             below[:] = sorted(name for name in below if not _skipped(here / name, ours))
+            closed |= {str(here / name) for name in below if not os.access(here / name, os.R_OK | os.X_OK)}
+            below[:] = [name for name in below if str(here / name) not in closed]
             starts += [here / name for name in below if (here / name).is_symlink()]
             for name in sorted(names):
                 path = here / name
@@ -296,7 +309,7 @@ def _walk(root: Path, own: tuple[Path, ...]) -> Walk:
                     ecg.append(relative)
                 elif kind == "other":
                     others += 1
-    return Walk(echo=tuple(sorted(echo)), ecg=tuple(sorted(ecg)), others=others)
+    return Walk(echo=tuple(sorted(echo)), ecg=tuple(sorted(ecg)), others=others, unreadable=len(closed))
 
 
 def _kind(path: Path) -> str:
@@ -331,8 +344,8 @@ def _skipped(folder: Path, ours: set[Path]) -> bool:
         folder.name.startswith(".")
         or folder.name.endswith(".zarr")
         or folder.absolute() in ours
-        or (folder / "catalog.json").is_file()
-        or (folder / "zarr.json").is_file()
+        or os.path.isfile(folder / "catalog.json")
+        or os.path.isfile(folder / "zarr.json")
     )
 
 

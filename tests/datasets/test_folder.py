@@ -307,10 +307,12 @@ def test_pseudonymise_names_the_key_and_shifts_the_dates_by_subject(tmp_path):
         index(root, tmp_path / "two", key=str(tmp_path / "other.key"), options=IndexOptions(workers=0, pseudonymise=key))
 
 
-def test_another_key_makes_other_ids_in_the_same_place(small, tmp_path):
+def test_another_key_is_refused_in_the_same_place_and_makes_other_ids_in_another(small, tmp_path):
     one = set(index(small, tmp_path / "cat").subjects["subject_id"].to_pylist())
     index(small, tmp_path / "other")
-    again = index(small, tmp_path / "cat", key=str(tmp_path / "other.key"))
+    with pytest.raises(UserError, match="holds pseudonyms of the key"):
+        index(small, tmp_path / "cat", key=str(tmp_path / "other.key"))
+    again = index(small, tmp_path / "third", key=str(tmp_path / "other.key"))
     assert not one & set(again.subjects["subject_id"].to_pylist())
 
 
@@ -353,6 +355,49 @@ def test_folders_behind_links_are_read_once_and_under_their_own_name(tmp_path):
     assert sorted(by_path(made)) == ["again/x/b.dcm", "p1/a.dcm"]  # not latest/a.dcm: clip ids are of paths
     assert all(made.file(path).is_file() for path in by_path(made))
     assert index(tmp_path / "root", tmp_path / "cat").unchanged
+
+
+@pytest.mark.parametrize("how", ["access", "scandir"])
+def test_a_folder_that_may_not_be_read_is_counted_and_the_others_go_on(tmp_path, monkeypatch, how):
+    """Told by access, or (file systems that know more than the modes do) by the listing itself; root may read everything."""
+    root = tmp_path / "root"
+    for name in ("p1", "p2"):
+        write_dicom(root / name / "a.dcm", patient=f"{MARK}-{name}")
+    write_dicom(root / ".hidden" / "a.dcm")
+    real, closed = getattr(os, how), (str(root / "p1"), str(root / ".hidden"))
+
+    def refuses(place, *more):
+        if str(place) in closed:
+            if how == "access":
+                return False
+            raise PermissionError(13, "Permission denied", str(place))
+        return real(place, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, how, refuses)
+        made = index(root, tmp_path / "cat")
+        assert list(by_path(made)) == ["p2/a.dcm"]
+        assert defects(made)["files", "unreadable_folder"] == 1
+        assert index(root, tmp_path / "cat").unchanged
+        closed = (str(root / "p1"), str(root / "p2"))
+        with pytest.raises(UserError, match="holds no DICOM.* 2 of its folders may not be read"):
+            index(root, tmp_path / "two")
+    again = index(root, tmp_path / "cat")
+    assert sorted(by_path(again)) == ["p1/a.dcm", "p2/a.dcm"]
+    assert ("files", "unreadable_folder") not in defects(again)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444, 0o111])
+def test_a_folder_closed_by_its_mode_is_counted(tmp_path, mode):
+    for name in ("p1", "p2"):
+        write_dicom(tmp_path / "root" / name / "a.dcm", patient=f"{MARK}-{name}")
+    (tmp_path / "root" / "p1").chmod(mode)
+    try:
+        if os.access(tmp_path / "root" / "p1", os.R_OK | os.X_OK):
+            pytest.skip("root may read everything")
+        assert defects(index(tmp_path / "root", tmp_path / "cat"))["files", "unreadable_folder"] == 1
+    finally:
+        (tmp_path / "root" / "p1").chmod(0o755)
 
 
 def test_a_catalog_behind_a_link_is_not_indexed(tmp_path):
@@ -414,6 +459,16 @@ def test_a_word_for_everyone_is_no_subject(word):
 def test_whoever_has_a_number_is_somebody():
     key = keys.Key(key=b"k" * 16)
     assert len({_private.subject_of(key, word) for word in SOMEBODY} - {""}) == len(SOMEBODY)
+
+
+def test_a_table_of_views_is_one_s_own(small, tmp_path):
+    path = tmp_path / "views.csv"
+    for text, words in (("path;view\nx;y\n", "Save it separated by ','"), ("path,view\na\\b.dcm,A4C\n", "write / in paths")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=words):
+            index(small, tmp_path / "cat", views=str(path))
+    path.write_text("path,view\n")
+    assert defects(index(small, tmp_path / "cat", views=str(path)))["views", "no_rows"] == 1
 
 
 def test_placeholders_are_unknown_subjects_of_their_own(tmp_path):
