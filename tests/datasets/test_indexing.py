@@ -1,5 +1,6 @@
 """The engine that all dataset modules share, tried on a dataset of its own: a table of ECGs and a folder of lines."""
 
+import gzip
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -103,7 +104,25 @@ def test_words_are_the_same_as_strings_and_trimmed_as_they_are(tmp_path):
     assert words["a"].chunk(0).dictionary.to_pylist() == ["x", "y"]
     assert words["c"].to_pylist() == [None] * 5
     path.write_text("a,b\n")
-    assert _tables.read_table(path, ("a",), words=("a",))["a"].to_pylist() == []
+    assert _tables.read_table(path, ("a",), words=("a",), own=True)["a"].to_pylist() == []
+
+
+@pytest.mark.parametrize("text", ["a,b\n", "a,b", "a,b\r\n\r\n"])
+def test_a_published_table_of_a_header_alone_is_refused(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text)
+    for read in (_tables.read_table, lambda *of: list(_tables.stream_table(*of))):
+        with pytest.raises(UserError, match=r"t.csv has a header and no rows; fetch it again"):
+            read(tmp_path / "t.csv", ("a",))
+
+
+def test_a_table_saved_with_another_separator_is_told_and_gz_is_read_in_any_case(tmp_path):
+    path = tmp_path / "t.csv"
+    for separator, word in ((";", "';'"), ("\t", "tabs")):
+        path.write_text(f"a{separator}b\n1{separator}2\n")
+        with pytest.raises(UserError, match=rf"t.csv is separated by {word}, not by ','. Fetch it again"):
+            _tables.read_table(path, ("a",))
+    (tmp_path / "t.CSV.GZ").write_bytes(gzip.compress(b"a,b\n1,2\n"))
+    assert _tables.read_table(tmp_path / "t.CSV.GZ", ("b",))["b"].to_pylist() == ["2"]
 
 
 def test_more_texts_follow_those_that_belong_to_ecgs(root, tmp_path):

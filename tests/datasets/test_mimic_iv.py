@@ -308,6 +308,10 @@ REFUSED = {
         "echo-record-list.csv: the path",
     ),
     "an empty table": (changed("record_list", lambda lines: []), "record_list.csv"),
+    **{
+        f"no row in {name}": (changed(name, lambda lines: lines[:1]), "has a header and no rows; fetch it again")
+        for name in ("record_list", "machine", "echo-record", "echo-study", "structured", "patients", "admissions", "discharge")
+    },
 }
 
 

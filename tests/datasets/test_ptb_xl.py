@@ -156,6 +156,14 @@ def test_a_table_that_cannot_be_trusted_is_refused(tmp_path, case):
     assert "18792" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["ptbxl_database.csv", "scp_statements.csv"])
+def test_a_table_of_a_header_alone_is_refused(tmp_path, name):
+    root = write_ptb_xl(tmp_path / "root", rates=())
+    (root / name).write_text((root / name).read_text().splitlines()[0] + "\n")
+    with pytest.raises(UserError, match=rf"{name} has a header and no rows; fetch it again"):
+        index(root)
+
+
 @pytest.mark.parametrize("column", ["patient_id", "scp_codes", "strat_fold", "filename_hr", "pacemaker"])
 def test_a_column_renamed_is_refused_by_name(tmp_path, column):
     root = write_ptb_xl(tmp_path / "root", rates=())
