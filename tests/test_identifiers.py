@@ -175,7 +175,8 @@ def holding(folder: Path, word: str) -> set[str]:
 
 
 def paths_of(made: catalog.Catalog) -> set[str]:
-    return {*made.clips["path"].to_pylist(), *made.ecgs["path"].to_pylist()}
+    unread = [path for paths in made.meta.get("unread", {}).values() for path in paths]
+    return {*made.clips["path"].to_pylist(), *made.ecgs["path"].to_pylist(), *unread}
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ ALLOWED = {
     "datasets": {"catalog", "pairs", "io", "keys", "plugins", "types"},
     "extract_notes": {"notes", "notes_rules", "notes_server", "catalog", "io", "types", "ecgecho"},
     "notes_server": {"notes", "notes_rules", "types"},
-    "notes_rules": {"notes"},
+    "notes_rules": {"notes", "types"},
     "notes": set(),
     "pairs": {"catalog", "types"},
     "tasks": {"catalog", "pairs", "types"},
