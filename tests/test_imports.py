@@ -38,7 +38,7 @@ ALLOWED = {
     "evals": {"stats", "types"},
     "encoders": {"nn", "types"},
     "teachers": {"echo", "types"},
-    "datasets": {"catalog", "pairs", "io", "keys", "plugins", "types"},
+    "datasets": {"catalog", "pairs", "tasks", "io", "keys", "plugins", "types"},
     "extract_notes": {"notes", "notes_rules", "notes_server", "catalog", "io", "types", "ecgecho"},
     "notes_server": {"notes", "notes_rules", "types"},
     "notes_rules": {"notes", "types"},
