@@ -159,7 +159,10 @@ class Reading:
     def walk(self, part: str, suffixes: Sequence[str]) -> list[str]:
         """Files of a part's folder, or of the folder of its table, as sorted paths below the root."""
         place = self.parts[part]
-        return list(_files(self.root, place if place.is_dir() else place.parent, tuple(suffixes)))
+        closed: list[OSError] = []
+        found = list(_files(self.root, place if place.is_dir() else place.parent, tuple(suffixes), closed))
+        self.defect(part, "unreadable_folder", "what lies in it is left out", len(closed))
+        return found
 
     def scan(
         self,
@@ -498,9 +501,9 @@ def _looks_like(root: Path, asked: str, otherwise: str = " Give the folder that 
     return otherwise
 
 
-def _files(root: Path, folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+def _files(root: Path, folder: Path, suffixes: tuple[str, ...], closed: list[OSError]) -> Iterator[str]:
     seen: set[tuple[int, int]] = set()  # videos often lie on another disk behind a link, and a link may lead into itself
-    for place, below, names in os.walk(folder, followlinks=True):
+    for place, below, names in os.walk(folder, onerror=closed.append, followlinks=True):
         stat = os.stat(place)
         if (stat.st_dev, stat.st_ino) in seen:
             below[:] = []

@@ -196,6 +196,21 @@ def test_two_copies_of_a_part_are_refused_by_name(root, tmp_path):
         index(root, tmp_path / "cat")
 
 
+def test_a_folder_that_may_not_be_read_is_counted(root, tmp_path, monkeypatch):
+    (root / "lines" / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    reading = Indexed(spec=SPEC, config=Config())._reading(root, tmp_path / "cat", {"lines": root / "lines"}, IndexOptions())
+    assert reading.walk("lines", (".txt",)) == ["lines/a.txt", "lines/b.txt", "lines/c.txt"]
+    assert [row[1:] for row in reading.defects] == [("unreadable_folder", "what lies in it is left out", 1)]
+
+
 def test_a_root_of_another_dataset_is_refused_and_that_one_named(tmp_path):
     from mimic_tree import write_tree
 
