@@ -1,6 +1,7 @@
 """The engine that all dataset modules share, tried on a dataset of its own: a table of ECGs and a folder of lines."""
 
 import gzip
+import os
 from dataclasses import dataclass, replace
 from datetime import datetime
 
