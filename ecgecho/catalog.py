@@ -195,6 +195,7 @@ class Catalog:
             head = pq.read_schema(path)
             wanted = [f.name for f in SCHEMAS[name] if columns is None or f.name in columns]
             found = pq.read_table(path, columns=[c for c in wanted if c in head.names], filters=where)
+            found.validate(full=True)  # words that are no UTF-8
         except (OSError, pa.ArrowException) as error:
             raise UserError(
                 f"{path} cannot be read as Parquet: {_first_line(error)}. Index again, or write the table again."

@@ -354,3 +354,17 @@ def test_a_dictionary_that_holds_a_word_twice_is_written_with_each_once(tmp_path
     page = pq.ParquetFile(made[0].path / "labels.parquet", read_dictionary=["unit"]).read()["unit"].chunk(0).dictionary
     assert page.to_pylist() == ["mm", "%"]
     assert made[0].labels["unit"].to_pylist() == ["mm", "%", "mm", None]
+
+
+def test_words_that_are_no_utf_8_are_refused_by_file(tmp_path):
+    made = catalog.write(
+        tmp_path / "c",
+        root=tmp_path,
+        dataset="d",
+        family="f",
+        tables={"subjects": pa.table({"subject_id": ["abcdefgh"], "split": ["train"]})},
+    )
+    raw = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"a\xff")])
+    pq.write_table(pa.table({"subject_id": raw, "split": ["train"]}), made.path / "subjects.parquet")
+    with pytest.raises(UserError, match="subjects.parquet cannot be read as Parquet"):
+        catalog.read(made.path)
