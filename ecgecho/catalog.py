@@ -253,8 +253,6 @@ class IndexOptions:
     """One study an ECG, or one row of `pairs` for every study in the window."""
     same_admission: bool = False
     """Only studies of the admission that the ECG belongs to."""
-    waveforms: bool = False
-    """Read every ECG once, for the table of defects."""
     pseudonymise: str = ""
     """File with a key: ids become keyed hashes, dates are shifted by subject. Empty leaves a dataset's public ids."""
     workers: int = 2
@@ -518,7 +516,7 @@ def render(description: Json, max_defects: int = 20) -> str:
             f"{row['count']:>10,}  {row['code']:<{code}}  {row['item']:<{item}}  {row['detail'] or ''}".rstrip() for row in shown
         ]
         for reason, paths in sorted(description.get("unread", {}).items()):
-            lines.append(f"            {reason}: {', '.join(paths)}, ...")
+            lines.append(f"            {reason}, for example: {', '.join(paths)}")
         if len(defects) > max_defects:
             lines.append(f"            and {len(defects) - max_defects} more in defects.parquet")
     return "\n".join(lines)

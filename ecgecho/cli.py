@@ -210,7 +210,6 @@ def index(
         window_days=_window(window_days),
         match=match,  # type: ignore[arg-type]
         same_admission=same_admission,
-        waveforms=waveforms,
         pseudonymise="" if pseudonymise is None else str(pseudonymise),
         workers=_cores(workers),
     )

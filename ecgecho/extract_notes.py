@@ -314,7 +314,7 @@ def _read(text: str) -> Rows | str:
         return error.code
     except MemoryError:
         return "out_of_memory"
-    except Exception:
+    except Exception:  # a fault of the rules costs its own note, not the block; its words might quote the note
         return "unexpected_error"
 
 

@@ -6,6 +6,7 @@ resumable: what was seen is remembered beside the tables, by file, size and time
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,9 @@ def look(found: Catalog, *, workers: int, progress: Progress | None = None) -> C
         workers=workers,
         progress=None if progress is None else lambda done, total: progress(ITEM, done, total),
     )
-    memory.write_bytes(seen.lines)  # of files that are gone, nothing is remembered
+    fresh = memory.with_name(f".{memory.name}.new")
+    fresh.write_bytes(seen.lines)  # of files that are gone, nothing is remembered
+    os.replace(fresh, memory)
     count: Counter[tuple[str, str]] = Counter()
     for codes in seen.seen.values():
         count.update((code, "of the signals read") for code in codes["defects"])

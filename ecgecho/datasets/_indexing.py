@@ -192,8 +192,8 @@ class Reading:
         )
         self.scans[memory or item] = dataclasses.replace(found, missing=missing)
         self.defect(item, "missing_file", "listed, not there", missing)
-        unread: dict[str, list[str]] = self.about.setdefault("unread", {})
         for path, code in sorted({**found.failed, **found.retry}.items()):
+            unread: dict[str, list[str]] = self.about.setdefault("unread", {})
             if len(shown := unread.setdefault(code, [])) < NAMED_FILES:
                 shown.append(path)
         for code, count in sorted(found.failures().items()):
@@ -429,7 +429,7 @@ def _refuse_other_key(out: Path, key_id: str | None) -> None:
 def option_inputs(options: IndexOptions) -> Json:
     """Of the options those that decide what the catalog holds."""
     found = dataclasses.asdict(options)
-    del found["workers"], found["waveforms"]
+    del found["workers"]
     found["pseudonymise"] = keys.read(Path(options.pseudonymise)).key_id if options.pseudonymise else ""
     return found
 

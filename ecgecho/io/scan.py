@@ -105,6 +105,7 @@ def scan(
     if todo:
         memory[-1].parent.mkdir(parents=True, exist_ok=True)
         with open(memory[-1], "a", encoding="utf-8", opener=_private) as lines:
+            lines.write("\n")  # ends the line that a stop cut off
             tasks = (str(root / file.path) if task_of is None else task_of(file) for file in todo)
             results = run_bounded(look, tasks, workers=workers, timeout_s=timeout_s, memory_bytes=MEMORY_BYTES)
             for done, (index, result) in enumerate(results, start=1):

@@ -155,6 +155,21 @@ def test_a_second_index_reads_nothing_and_a_changed_line_alone_is_read_again(roo
     assert defects(made)["lines", "undecodable"] == 1  # remembered
 
 
+def test_a_line_that_a_stop_cut_off_costs_its_own_file_alone(root, tmp_path, monkeypatch):
+    half = tmp_path / ".cat.scan-lines-1.jsonl"
+    half.write_text('{"key": "lines/a.txt", "si')
+    index(root, tmp_path / "whole")
+    kept = (tmp_path / "whole" / "scan-lines-1.jsonl").read_text().splitlines()
+
+    def stop(what, done, total):
+        if (what, done) == ("lines", total):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Indexed(spec=SPEC, config=Config()).index(root, tmp_path / "cat", stop, IndexOptions(workers=0))
+    assert set(kept) <= set(half.read_text().splitlines())
+
+
 def test_a_missing_file_is_told_and_looked_for_again(root, tmp_path):
     (root / "lines" / "a.txt").unlink()
     assert defects(index(root, tmp_path / "cat"))["lines", "missing_file"] == 1
@@ -274,7 +289,7 @@ def test_pseudonyms_are_not_replaced_because_a_flag_was_forgotten(root, tmp_path
 def test_files_that_cannot_be_read_are_named(root, tmp_path):
     made = index(root, tmp_path / "cat")
     assert made.meta["unread"] == {"undecodable": ["lines/b.txt"]}
-    assert "undecodable: lines/b.txt" in catalog.render(catalog.describe(made))
+    assert "undecodable, for example: lines/b.txt" in catalog.render(catalog.describe(made))
 
 
 @pytest.mark.parametrize("window", [(5.0, 1.0), (-0.2, 0.2), (-1e9, 1.0)])

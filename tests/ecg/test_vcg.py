@@ -171,3 +171,10 @@ def test_a_record_with_limb_or_chest_leads_is_no_vectorcardiogram(heart):
     assert not is_xyz(of(heart, STANDARD_LEADS))
     with pytest.raises(ItemError, match="V6"):
         vectorcardiogram(of(heart, STANDARD_LEADS[:11]))
+
+
+def test_the_simulator_s_montage_has_the_same_matrix():
+    """It may not import ours: its ECGs are what ours are tried on."""
+    from ecgecho.simulate import ecg
+
+    np.testing.assert_array_equal(ecg.DOWER, DOWER)

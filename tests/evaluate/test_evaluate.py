@@ -161,6 +161,14 @@ def test_another_family_is_judged_with_a_note(place, tmp_path):
     assert (tmp_path / "m.predictions.parquet").is_file()
 
 
+def test_the_same_people_under_pseudonyms_are_not_judged(place, tmp_path):
+    there = elsewhere(tmp_path, "private:0123")
+    about = there["catalog"] / "catalog.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "origin": "tiny"}))
+    with pytest.raises(UserError, match="both come from the people of tiny"):
+        evaluate.evaluate(place / "student", out=tmp_path / "m.json", **there)
+
+
 def test_the_same_family_elsewhere_is_judged_on_its_test_split_without_a_note(place, tmp_path):
     there = elsewhere(tmp_path, "tiny")
     result = evaluate.evaluate(place / "student", evals=["zero_shot"], out=tmp_path / "m.json", **there, bootstraps=50)
