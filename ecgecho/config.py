@@ -30,7 +30,12 @@ class DataOptions:
     batches: Literal["joint", "single"] = "joint"
     """"single" is the reference's sampler: a batch is all text or all echo, the kind drawn uniformly while both last."""
     views: str = "draw"
-    """A study with several cines: "draw" (one a pass), "merge" (all, exactly), or the name of a view in the catalog."""
+    """A study with several cines: "draw" (one a pass), "merge" (all, exactly, as one), "all" (each by itself, for methods that
+    pool views), or the name of a view in the catalog."""
+    max_views: int = field(default=128, metadata={"omit_default": True})
+    """Of a study that shows "all": beyond it as many are drawn each pass (the first, where nothing is drawn)."""
+    crop_samples: int = field(default=0, metadata={"omit_default": True})
+    """Above 0, a training step sees a random stretch of so many samples of each ECG."""
     window_days: float = 30.0
     """An echo study or a measurement further than this from the ECG is not used."""
     tasks: tuple[str, ...] = ()
@@ -40,7 +45,7 @@ class DataOptions:
     text_template: str = "{text}"
     """What a tokeniser is given; the text itself is lower-cased."""
     max_tokens: int = 244
-    augment: Literal["none", "light"] = "light"
+    augment: Literal["none", "light", "otis"] = "light"
     place: Literal["auto", "device", "pinned", "mapped", "blocks"] = "auto"
     """Where the stores' large columns are read from, "auto" by size (docs/reading.md); a run goes on from any."""
 
@@ -51,6 +56,8 @@ class DataOptions:
             raise UsageError(f"data.ratio is {self.ratio}; it must be in [0, 1).")
         if self.text_template.count("{text}") != 1:
             raise UsageError(f"data.text_template is {self.text_template!r}; it must hold {{text}} once.")
+        if self.max_views < 1 or self.crop_samples < 0:
+            raise UsageError("data.max_views must be 1 or more, data.crop_samples 0 or more.")
         if not self.window_days >= 1:
             raise UsageError(f"data.window_days is {self.window_days}; it must be 1 or more: clocks of carts are off by hours.")
         if self.max_tokens < 3:
@@ -59,25 +66,34 @@ class DataOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimOptions:
-    """AdamW with a linear warm-up and a cosine to zero, both per step."""
+    """AdamW with a linear warm-up and a cosine, both per step."""
 
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_share: float = 0.03
     """Of all steps."""
+    warmup_start: float = field(default=1e-3, metadata={"omit_default": True})
+    """Share of the rate that the warm-up starts from."""
+    final_share: float = field(default=0.0, metadata={"omit_default": True})
+    """Share of the rate that the cosine ends at."""
+    layer_decay: float = field(default=1.0, metadata={"omit_default": True})
+    """Below 1, layer l of L of the encoder learns at rate * layer_decay ** (L - 1 - l); for encoders that have `layer_of`."""
     epochs: float = 10.0
     steps: int = 0
     """Above 0, this many steps whatever `epochs` says."""
     clip_norm: float = 1.0
+    """Of the gradient; 0 clips nothing."""
     checkpoint_minutes: float = 2.0
     """0 saves after every step."""
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.learning_rate, self.weight_decay, self.clip_norm, self.epochs))):
             raise UsageError("optim.learning_rate, weight_decay, clip_norm and epochs must be finite numbers.")
-        if self.learning_rate <= 0 or self.weight_decay < 0 or self.clip_norm <= 0:
-            raise UsageError("optim.learning_rate and optim.clip_norm must be above 0, optim.weight_decay not below.")
+        if self.learning_rate <= 0 or self.weight_decay < 0 or self.clip_norm < 0:
+            raise UsageError("optim.learning_rate must be above 0, optim.weight_decay and optim.clip_norm not below.")
+        if not (0 < self.layer_decay <= 1 and 0 <= self.warmup_start <= 1 and 0 <= self.final_share <= 1):
+            raise UsageError("optim.layer_decay must be in (0, 1], optim.warmup_start and optim.final_share in [0, 1].")
         if self.steps < 0 or (self.steps == 0 and self.epochs <= 0):
             raise UsageError("optim.epochs or optim.steps must be above 0.")
         if not 0 <= self.warmup_share < 1:

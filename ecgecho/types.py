@@ -156,6 +156,11 @@ class EcgContract:
     unit: Literal["mv", "zscore"] = field(default="mv", metadata={"omit_default": True})
     """mv refuses recordings whose millivolts nobody knows. zscore takes them: every lead of every recording is brought to mean
     0 and standard deviation 1 over its window, last of all, which forgets how high its voltages were."""
+    chain: Literal["", "otis"] = field(default="", metadata={"omit_default": True})
+    """"otis": clipped, freed of its baseline and brought to mean 0 and standard deviation 1 by groups of leads over the whole
+    recording (`ecg/baseline.py`), so that `train` fits no z-scores on top."""
+    least_samples: int = field(default=0, metadata={"omit_default": True})
+    """A recording shorter than this is refused (excluded, "too_short") even where `short` is "zero_pad"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +181,8 @@ class TeacherSpec:
     """Normalisation of values in [0, 1], applied on the device."""
     frame_norm: Literal["l2", "none"]
     """Applied to the frame vectors before their moments."""
-    mask: Literal["none", "sector"]
+    mask: Literal["none", "sector", "echoprime"]
+    """"sector" is ours; "echoprime" is the reference's, for parity."""
     tokens_are_frames: bool
     frame_start: int = 0
     frame_stop: int = 0
@@ -184,6 +190,15 @@ class TeacherSpec:
     frame_stride: int = 1
     licence: str = ""
     libraries: tuple[str, ...] = ()
+    clip_frames: int = field(default=0, metadata={"omit_default": True})
+    """T of unit "clip"."""
+    clips: int = field(default=1, metadata={"omit_default": True})
+    """Clips taken from a cine, at even distances; 1 is the first."""
+    short: Literal["", "zero_pre", "zero_post", "repeat_last", "loop"] = field(default="", metadata={"omit_default": True})
+    """A cine with too few frames for a clip: zeros before or after normalisation, its last frame again, or from the start."""
+    view_names: tuple[str, ...] = field(default=(), metadata={"omit_default": True})
+    """Views that the teacher tells apart; then `TeacherOutput.aux["view"]` (N, K) are their probabilities, and a store has the
+    column `view` (K,), the mean over the cine's clips."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +259,8 @@ class Block:
     """One modality of a batch: entry m belongs to ECG `row[m]` (rows unique, M <= B)."""
 
     values: Tensor
-    """Echo moments (M, 2, D) (slot 0 mean, slot 1 standard deviation), or token ids (M, T) int64, or ragged views."""
+    """Echo moments (M, 2, D) (slot 0 mean, slot 1 standard deviation), or token ids (M, T) int64, or, when ragged, the moments
+    (V, 2, D) of all views of all entries."""
     row: Tensor
     """(M,) int64."""
     start: Tensor | None = None
@@ -274,13 +290,21 @@ class Batch:
     labels_valid: Tensor | None = None
     """(B, K)."""
 
-    def same(self, *keys: Literal["subject", "study", "text_key"], rows: Tensor) -> Tensor:
-        """(M, M) bool: True where entries share any of `keys`; -1 never matches. The diagonal is True."""
+    def same(
+        self,
+        *keys: Literal["subject", "study", "text_key"],
+        rows: Tensor,
+        gather: Callable[[Tensor], Tensor] = lambda local: local,
+    ) -> Tensor:
+        """(M, M) bool: True where entries share any of `keys`; -1 never matches. The diagonal is True.
+
+        `gather` (`dist.gather`) makes of the entries of this process those of all.
+        """
         import torch
 
-        result = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        result = torch.eye(len(gather(rows)), dtype=torch.bool, device=rows.device)
         for key in keys:
-            value = getattr(self, key)[rows]
+            value = gather(getattr(self, key)[rows])
             result |= (value[:, None] == value[None]) & (value[:, None] >= 0)
         return result
 
@@ -315,6 +339,9 @@ class Method(Protocol):
     def after_step(self, step: int) -> None:
         """Called once after every optimiser step."""
 
+    # Where it learns from echo: `embed_study(views: Block) -> Embedding` of ragged views (V, 2, D) with `start` (M + 1,), and
+    # `takes_views = True` where `forward` takes them too (data.views=all).
+
 
 class Encoder(Protocol):
     """An ECG encoder; an `nn.Module` with `width`. Its module also has `CONTRACT: EcgContract`."""
@@ -348,6 +375,43 @@ class Task:
         compare = {"<": np.less, "<=": np.less_equal, ">=": np.greater_equal, ">": np.greater}[self.op]
         asked = np.where(known, values, 0.0)
         return np.where(known, compare(asked, self.threshold) & (asked < self.below), -1).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classes:
+    """A question with more than two answers, made of binary ones: the class of a heart is the first task it is positive in."""
+
+    name: str
+    tasks: tuple[str, ...]
+    """Names of tasks, one a class, in order."""
+    title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phenotype:
+    """A measurement of the studies, e.g. LVEF in %."""
+
+    name: str
+    """Of the catalog's label."""
+    title: str
+    unit: str
+    values: npt.NDArray[np.float64]
+    """(S,), NaN where a study has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyInputs:
+    """The echo side of an evaluation: every study of the test split, embedded by the run."""
+
+    mean: F32
+    """(S, D)."""
+    logvar: F32 | None
+    """(S, D)."""
+    subject: I64
+    """(S,), numbered as the ECGs' subjects."""
+    of_ecg: I64
+    """(N,) the row here of each ECG's nearest study, -1 where it has none."""
+    phenotypes: tuple[Phenotype, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -413,6 +477,10 @@ class EvalInputs:
     fine_tune: FineTune | None = None
     absent: Mapping[str, str] = field(default_factory=dict)
     """Capability ("text", "fine_tune", ...) -> why this run does not have it."""
+    studies: StudyInputs | None = None
+    """None where the run has no echo side; `absent["echo"]` says why."""
+    classes: Mapping[Classes, I64] = field(default_factory=dict)
+    """Question -> (N,) number of the class, -1 where it is not known."""
     shares: tuple[float, ...] = (0.1, 1.0)
     seed: int = 0
     bootstraps: int = 1000
