@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STORIES = {"cache", "cluster", "train", "evaluate", "embed", "convert", "report", "simulate", "extract_notes"}
+STORIES = {"cache", "cluster", "train", "evaluate", "embed", "search", "convert", "report", "simulate", "extract_notes"}
 FOUNDATION = {"types", "config", "plugins"}
 COMMANDS = STORIES | FOUNDATION | {"catalog", "log", "embed_cache", "ecgecho", "terminal"}
 ALLOWED = {
@@ -22,9 +22,12 @@ ALLOWED = {
     "pipeline": {"embed_cache", "io", "types"},
     "decode": {"io", "echo", "ecg", "plugins", "types"},
     "cluster": FOUNDATION | {"embed_cache", "cache", "job", "catalog", "ecgecho"},
-    "train": FOUNDATION | {"state", "optim", "dist", "log", "data", "catalog", "pairs", "stats", "embed_cache", "ecgecho"},
+    "train": FOUNDATION
+    | {"state", "optim", "dist", "log", "data", "catalog", "pairs", "stats", "weights", "embed_cache", "ecgecho"},
     "evaluate": FOUNDATION
     | {"state", "optim", "log", "data", "catalog", "pairs", "tasks", "stats", "embed", "embed_cache", "ecgecho"},
+    "search": FOUNDATION
+    | {"embed", "nearest", "io", "data", "catalog", "pairs", "tasks", "stats", "log", "embed_cache", "ecgecho"},
     "embed": FOUNDATION | {"state", "data", "catalog", "pairs", "ecg", "log", "embed_cache", "ecgecho"},
     "convert": {"embed_cache", "exchange", "foreign", "job", "io", "types"},
     # foreign reads other people's files, in bounded workers, and makes moments of them as cache does
@@ -34,10 +37,12 @@ ALLOWED = {
     "difference": {"embed_cache", "parts"},
     "parts": {"embed_cache"},
     "data": {"embed_cache", "catalog", "pairs", "tasks", "types", "config"},
-    "methods": {"nn", "losses", "ecg", "dist", "config", "types"},
-    "evals": {"stats", "types"},
-    "encoders": {"nn", "types"},
-    "teachers": {"echo", "types"},
+    "methods": {"nn", "losses", "ecg", "dist", "weights", "config", "types"},
+    "evals": {"stats", "nearest", "types"},
+    "encoders": {"nn", "weights", "types"},
+    "teachers": {"echo", "weights", "types"},
+    "weights": {"types"},
+    "nearest": {"types"},
     "datasets": {"catalog", "pairs", "tasks", "io", "keys", "plugins", "types"},
     "extract_notes": {"notes", "notes_rules", "notes_server", "catalog", "io", "types", "ecgecho"},
     "notes_server": {"notes", "notes_rules", "types"},
@@ -48,7 +53,7 @@ ALLOWED = {
     "catalog": {"types"},
     "io": {"types"},
     "losses": {"types"},
-    "nn": {"types"},
+    "nn": {"weights", "types"},
     "ecg": {"types"},
     "echo": {"types"},
     "stats": {"types"},
