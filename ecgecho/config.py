@@ -45,7 +45,8 @@ class DataOptions:
     text_template: str = "{text}"
     """What a tokeniser is given; the text itself is lower-cased."""
     max_tokens: int = 244
-    augment: Literal["none", "light", "otis"] = "light"
+    augment: Literal["none", "light", "otis", "echo2ecg"] = "light"
+    """"light" is ours, "otis" the published Fourier surrogate, jitter and rescaling; "echo2ecg" flips time and sign besides."""
     place: Literal["auto", "device", "pinned", "mapped", "blocks"] = "auto"
     """Where the stores' large columns are read from, "auto" by size (docs/reading.md); a run goes on from any."""
 
@@ -121,18 +122,20 @@ class Recipe:
             raise UsageError(f"seed is {self.seed}; it must be 0 or more, and below 2**63.")
 
 
-def to_json(config: Any) -> Any:
+def to_json(config: Any, *, whole: bool = False) -> Any:
     """A (nested) dataclass as plain JSON values.
 
-    A field with the metadata "omit_default" is left out where it has its default: it is younger than digests that must hold.
+    A field with the metadata "omit_default" is left out where it has its default, unless `whole`: it is younger than digests
+    that must hold.
     """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         given = {f: getattr(config, f.name) for f in dataclasses.fields(config)}
-        return {f.name: to_json(v) for f, v in given.items() if not (f.metadata.get("omit_default") and v == f.default)}
+        kept = [f for f, v in given.items() if whole or not (f.metadata.get("omit_default") and v == f.default)]
+        return {f.name: to_json(given[f], whole=whole) for f in kept}
     if isinstance(config, Mapping):
-        return {str(k): to_json(v) for k, v in config.items()}
+        return {str(k): to_json(v, whole=whole) for k, v in config.items()}
     if isinstance(config, (list, tuple)):
-        return [to_json(v) for v in config]
+        return [to_json(v, whole=whole) for v in config]
     return config
 
 
@@ -154,7 +157,7 @@ def from_json(cls: type[C], value: Mapping[str, Any], where: str = "") -> C:
 
 def override(config: C, assignments: Sequence[str]) -> C:
     """`config` with `key=value` words applied; dots reach into nested configurations: `optim.learning_rate=1e-3`."""
-    value = to_json(config)
+    value = to_json(config, whole=True)
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign:

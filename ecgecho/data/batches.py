@@ -92,7 +92,10 @@ class Batches:
         ecgs = np.concatenate([self.passed[part.ecgs], self.examples.pair_ecg[part.pairs]])
         studies = self.examples.pair_study[part.pairs]
         row = np.arange(len(part.ecgs), len(ecgs))
-        return self._batch(self.examples, ecgs, row, studies, self._shown(part, studies), with_text=True, augment_seed=None)
+        # Varied too: a step on crops is not the step on whole recordings.
+        return self._batch(
+            self.examples, ecgs, row, studies, self._shown(part, studies), with_text=True, augment_seed=(0, self.seed)
+        )
 
     def validation(self) -> Iterator[Batch]:
         """Every row of the validation split once, the last batch short.
@@ -117,8 +120,8 @@ class Batches:
     ) -> Batch:  # fmt: skip
         signal, lead_valid = self.signals.take(examples.row[ecgs])
         ecg = self.normaliser(signal, lead_valid)
-        if augment_seed is not None and self.options.augment == "light":
-            ecg = augment.light(ecg, lead_valid, hash_pair(*augment_seed))
+        if augment_seed is not None:
+            ecg = self._varied(ecg, lead_valid, hash_pair(*augment_seed))
         study = np.full(len(ecgs), -1, np.int64)
         study[echo_row] = studies
         text = examples.text[ecgs]
@@ -133,6 +136,15 @@ class Batches:
             labels=torch.from_numpy(examples.labels[ecgs]).to(self.device) if "labels" in self.needs else None,
             labels_valid=torch.from_numpy(examples.labels_valid[ecgs]).to(self.device) if "labels" in self.needs else None,
         )
+
+    def _varied(self, ecg: Tensor, lead_valid: Tensor, seed: int) -> Tensor:
+        """ECGs as a training step sees them, (B, C, L) -> (B, C, crop_samples or L)."""
+        ecg = augment.crop(ecg, self.options.crop_samples, seed)
+        if self.options.augment == "light":
+            return augment.light(ecg, lead_valid, seed)
+        if self.options.augment == "none":
+            return ecg
+        return augment.otis(ecg, lead_valid, seed, flips=self.options.augment == "echo2ecg")
 
     def _texts(self, text: I64) -> Block | None:
         row = np.flatnonzero(text >= 0)
@@ -175,6 +187,11 @@ class Batches:
         return np.searchsorted(edges, self.examples.row[ecgs], side="right") - 1
 
     def _check(self, num_ecgs: int, num_pairs: int) -> None:
+        length = self.signals.signal.shape[-1]
+        if self.options.crop_samples > length:
+            raise UserError(
+                f"data.crop_samples is {self.options.crop_samples}, and the ECGs of the stores have {length} samples."
+            )
         if "echo" in self.needs and not num_pairs:
             raise UserError(
                 f"the training split has no ECG with an echo study in the echo stores within {self.options.window_days:g} days; "
