@@ -1,14 +1,15 @@
 """A trained student: from a run's directory to embeddings of ECGs and texts.
 
-Shape letters: N rows, B batch, C leads, L samples, D embedding, K tasks.
+Shape letters: N rows, B batch, C leads, L samples, D embedding, K tasks, S studies, V views of all studies of a batch.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 import embed_cache
 from ecgecho import config, plugins
 from ecgecho.config import Recipe
-from ecgecho.data.tables import Normaliser, SignalTable
+from ecgecho.data.tables import EchoTable, Normaliser, SignalTable
 from ecgecho.data.texts import Tokeniser, TokenTable, from_json
 from ecgecho.ecg.contract import apply_contract
 from ecgecho.types import F32, I64, STANDARD_LEADS, Block, EcgContract, EcgRecord, Embedding, Json, MethodSizes, UserError
@@ -28,6 +29,7 @@ from embed_cache import EmbeddingStore
 LEADS = {name.lower(): name for name in STANDARD_LEADS}
 
 RUN_FORMAT = 1
+VIEWS_A_STUDY = 32  # of a batch on average: bounds its memory where studies have hundreds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,11 @@ class Student:
     def has_text(self) -> bool:
         """Whether `embed_texts` works."""
         return self.tokeniser is not None
+
+    @property
+    def has_echo(self) -> bool:
+        """Whether `embed_studies` works: the run learnt from echo, and its method embeds studies."""
+        return self.run.get("teacher") is not None and hasattr(self.model, "embed_study")
 
     def source_paths(self, kind: str) -> list[Path]:
         """Where the run's "catalogs", "ecgs" or "echos" lie."""
@@ -109,6 +116,60 @@ class Student:
                 parts.append(_on_host(self.model.embed_text(block)))  # type: ignore[operator]
         return _joined(parts)
 
+    def embed_studies(
+        self,
+        echos: Sequence[Path | str | EmbeddingStore] | EchoTable,
+        studies: Sequence[I64],
+        batch: int = 256,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> tuple[F32, F32 | None]:
+        """Studies, each the rows of its cines in `open_echo`'s table -> mean (S, D) and log-variance (S, D) or None.
+
+        A method that takes views is given each cine, the first `data.max_views` of a study; any other the exact moments over
+        all frames. Sizes of batches change no result beyond rounding.
+        """
+        table = echos if isinstance(echos, EchoTable) else self.open_echo(echos)
+        self._check_echo()
+        if not studies:
+            raise UserError("there is no study to embed: no cine of the echo stores is usable.")
+        bare = next((k for k, rows in enumerate(studies) if not len(rows)), None)
+        if bare is not None:
+            raise UserError(f"study {bare} of {len(studies)} has no usable cine; leave it out.")
+        takes_views: bool = getattr(self.model, "takes_views", False)
+        chosen = [rows[: self.recipe.data.max_views] for rows in studies] if takes_views else list(studies)
+        parts, done = [], 0
+        for some in _batches(chosen, batch):
+            if takes_views:
+                values, count = table.moments.gather(np.concatenate(some)).float(), [len(rows) for rows in some]
+            else:
+                values, count = torch.from_numpy(table.merged(some)).to(self.device), [1] * len(some)
+            block = Block(
+                values=values,
+                row=torch.arange(len(some), device=self.device),
+                start=torch.tensor([0, *np.cumsum(count)], dtype=torch.int64, device=self.device),
+            )
+            with torch.no_grad():
+                parts.append(_on_host(self.model.embed_study(block)))  # type: ignore[operator]
+            done += len(some)
+            progress(done, len(studies))
+        return _joined(parts)
+
+    def open_echo(self, stores: Sequence[Path | str | EmbeddingStore]) -> EchoTable:
+        """Echo stores of the teacher that the run learnt from, behind one row number; others are refused by what differs."""
+        self._check_echo()
+        if not stores:
+            raise UserError("there is no echo store to read; give one made by `ecgecho cache-echo`.")
+        opened = [s if isinstance(s, EmbeddingStore) else embed_cache.open(s) for s in stores]
+        for store in opened:
+            if store.manifest.kind != "echo":
+                continue  # EchoTable says so
+            if differs := _teacher_differs(store.manifest.identity, self.run["teacher"]):
+                raise UserError(
+                    f"{store.path} was not made as the echo store that {self.path} learnt from: {differs}. "
+                    "Give a store of the same teacher, weights and mask."
+                )
+        return EchoTable(opened, [str(s.path) for s in opened], self.device)
+
     def open_signals(self, stores: Sequence[Path | str | EmbeddingStore]) -> SignalTable:
         """ECG stores made by the student's contract, behind one row number; another one is refused."""
         opened = [s if isinstance(s, EmbeddingStore) else embed_cache.open(s) for s in stores]
@@ -119,6 +180,14 @@ class Student:
         """The same architecture, randomly initialised and never trained: the floor of an evaluation."""
         model = config.build_model(replace(like.recipe, seed=seed), _sizes(like.run, like.path)).to(like.device).eval()
         return replace(like, model=model)
+
+    def _check_echo(self) -> None:
+        if self.has_echo:
+            return
+        name = self.recipe.method_name
+        if self.run.get("teacher") is None:
+            raise UserError(f"{self.path} was trained without echo; it cannot embed studies. Train {name} with --echo STORE.")
+        raise UserError(f"{self.path} was trained by {name}, which does not embed studies.")
 
     def _embed(self, signal_mv: Tensor, lead_valid: Tensor) -> Embedding:
         with torch.no_grad():
@@ -175,3 +244,34 @@ def _joined(parts: Sequence[Embedding]) -> tuple[F32, F32 | None]:
     mean = torch.cat([p.mean for p in parts]).numpy()
     logvars = [p.logvar for p in parts if p.logvar is not None]
     return mean, torch.cat(logvars).numpy() if logvars else None
+
+
+def _batches(studies: Sequence[I64], size: int) -> Iterator[list[I64]]:
+    """In order, at most `size` studies and VIEWS_A_STUDY times as many views at once, one study at least."""
+    some, views = list[I64](), 0
+    for rows in studies:
+        if some and (len(some) == size or views + len(rows) > VIEWS_A_STUDY * size):
+            yield some
+            some, views = [], 0
+        some.append(rows)
+        views += len(rows)
+    if some:
+        yield some
+
+
+def _teacher_differs(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The first field that differs between two identities of echo stores, in words; empty where moments are the same."""
+    one, two = _what_makes_moments(found), _what_makes_moments(wanted)
+    names = [name for name in sorted({*one, *two}) if one.get(name) != two.get(name)]
+    return f"{names[0]} is {one.get(names[0])!r}, not {two.get(names[0])!r}" if names else ""
+
+
+def _what_makes_moments(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as fields by dotted names, without those of the column `view`, which changes no moment."""
+    flat: dict[str, Any] = {}
+    for name, value in identity.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}.{key}": item for key, item in value.items()})
+        elif name != "teacher_sha256":  # the digest of `teacher`, whose fields are told one by one
+            flat[name] = value
+    return {name: value for name, value in flat.items() if not name.rpartition(".")[2].startswith("view")}
