@@ -1,6 +1,7 @@
 """A recording as an encoder wants to be fed: 12 leads by name, filtered, resampled, cut or padded, in mV or standardised.
 
 Filters and resampling are linear, so they may be applied to z-scores; the result has neither their mean nor their deviation.
+A chain (`contract.chain`) comes after both, so that its seconds are those of the contract's rate, and before anything is cut.
 
 C leads, L samples.
 """
@@ -10,11 +11,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ecgecho.ecg import baseline
 from ecgecho.ecg.filters import band_pass, resample
 from ecgecho.types import F32, STANDARD_LEADS, Bool, EcgContract, EcgRecord, ItemError
 
 SPREAD_FLOOR = 1e-4
 """Of a lead that is standardised, 0.1 uV or as many standard deviations: what varies less is flat, and becomes zeros."""
+WHOLE_S = 120.0
+"""As much of a recording as a chain looks at: all that is recorded at rest, and of a Holter a bounded part. Chosen."""
 LIMB = {
     "I": (1.0, 0.0),
     "II": (0.0, 1.0),
@@ -30,7 +34,7 @@ def apply_contract(record: EcgRecord, contract: EcgContract) -> tuple[F32, Bool]
     """The recording under a contract -> (len(contract.leads), num_samples) in its unit, and which leads hold data.
 
     A lead that is missing and cannot be derived, or that holds a NaN, is all zeros and not valid.
-    Raises ItemError: "unit_not_mv", "no_valid_lead", "too_short" (contract.short "refuse").
+    Raises ItemError: "unit_not_mv", "no_valid_lead", "too_short" (contract.short "refuse", contract.least_samples).
     """
     if record.unit != "mv" and contract.unit == "mv":
         raise ItemError("unit_not_mv", f"the recording is in {record.unit}, this contract needs mV")
@@ -39,15 +43,19 @@ def apply_contract(record: EcgRecord, contract: EcgContract) -> tuple[F32, Bool]
     if not lead_valid.any():
         raise ItemError("no_valid_lead", f"none of the leads {', '.join(contract.leads)} is usable (file has {record.leads})")
     values: npt.NDArray[np.floating] = complete.signal[lead_valid]
+    if contract.chain:
+        values = values[:, : round(WHOLE_S * record.fs_hz)]
     if contract.band_hz is not None:
         values = band_pass(values, record.fs_hz, contract.band_hz, contract.fs_hz)
-    values = resample(values, record.fs_hz, contract.fs_hz)[:, : contract.num_samples]
-    if values.shape[1] < contract.num_samples and contract.short == "refuse":
+    values = resample(values, record.fs_hz, contract.fs_hz)
+    least = max(contract.least_samples, contract.num_samples if contract.short == "refuse" else 0)
+    if values.shape[1] < least:
         seconds = complete.signal.shape[1] / record.fs_hz
-        raise ItemError(
-            "too_short", f"{seconds:.2f} s recorded, {contract.num_samples / contract.fs_hz:.2f} s wanted", outcome="excluded"
-        )
-    if contract.unit == "zscore":
+        raise ItemError("too_short", f"{seconds:.2f} s recorded, {least / contract.fs_hz:.2f} s wanted", outcome="excluded")
+    if contract.chain == "otis":
+        values = baseline.otis(values, [name for name, valid in zip(contract.leads, lead_valid, strict=True) if valid])
+    values = values[:, : contract.num_samples]
+    if contract.unit == "zscore" and not contract.chain:
         spread = values.std(axis=1, keepdims=True)
         values = np.where(spread > SPREAD_FLOOR, values - values.mean(axis=1, keepdims=True), 0.0)
         values = values / np.maximum(spread, SPREAD_FLOOR)
