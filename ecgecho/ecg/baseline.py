@@ -53,18 +53,21 @@ def baseline(values: F64) -> F64:
     w is 1 at first, then 0.3 above the last z and 0.7 elsewhere; five solutions. Every w is at least 0.3 and so the smallest
     eigenvalue, however long the lead: the condition is at most 16 lambda / 0.3 = 5e8, within float64 and beyond float32.
     """
-    num_leads, length = values.shape
+    # A constant is part of the line: taken out first, so that it costs no digits and a flat lead is exactly its own line.
+    offset = values[:, :1]
+    shifted = values - offset
+    length = values.shape[1]
     penalty = _penalty(length)
-    result = np.empty((num_leads, length))
+    result = np.empty(values.shape)
     # The first system is the same for all leads: factored once.
-    first = _solve(penalty, np.ones(length), values.T)
-    for row, lead in enumerate(values):
+    first = _solve(penalty, np.ones(length), shifted.T)
+    for row, lead in enumerate(shifted):
         line = first[:, row]
         for _ in range(ITERATIONS - 1):
             weight = np.where(lead > line, ABOVE, 1 - ABOVE)
             line = _solve(penalty, weight, weight * lead)
         result[row] = line
-    return result
+    return result + offset
 
 
 def by_groups(values: F64, leads: Sequence[str]) -> F64:
