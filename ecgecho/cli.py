@@ -492,6 +492,40 @@ def evaluate(
 
 
 @app.command()
+def search(
+    run: Annotated[Path, typer.Argument(help="Directory of a run that learnt from echo.")],
+    ecg: Annotated[Path, typer.Argument(metavar="ECG-FILE", help="A recording of any format that is read.")],
+    store: Annotated[list[Path] | None, typer.Option("--store", help="Echo store (default: the run's); may be repeated.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many studies.")] = 10,
+    catalog: Annotated[
+        list[Path] | None, typer.Option("--catalog", help="Of the studies (default: the run's); may be repeated.")
+    ] = None,
+    row: Annotated[int | None, typer.Option(min=0, help="Of an array that holds many recordings.")] = None,
+    leads: Annotated[str, typer.Option(metavar="I,II,...", help="Where the file does not name them.")] = "",
+    fs_hz: Annotated[float | None, typer.Option("--fs-hz", help="Where the file does not say it.")] = None,
+    unit: Annotated[str, typer.Option(help="mv, uv or zscore, where the file does not say it.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """The echo studies most like an ECG, with how sure the run is and what was measured of them; writes nothing."""
+    _check_device(device)
+    from ecgecho import search as story
+    from ecgecho.types import EcgSource
+
+    if unit:
+        _one_of("--unit", unit, ("mv", "uv", "zscore"))
+    if fs_hz is not None and not 0 < fs_hz < float("inf"):
+        raise usage(f"--fs-hz is {fs_hz:g}; give a rate above 0, such as 500.")
+    named = tuple(name.strip() for name in leads.split(",") if name.strip())
+    source = EcgSource(row=row, leads=named, fs_hz=fs_hz, unit=unit or None)  # type: ignore[arg-type]
+    with ProgressBar("search", "studies") as bar:
+        result = story.search(
+            run, ecg, k=k, stores=store or [], catalogs=catalog or [], source=source, device=device, progress=bar
+        )
+    print(json.dumps(result, indent=1) if as_json else address(story.render(result)))
+
+
+@app.command()
 def doctor(
     root: Annotated[Path | None, typer.Argument(help="A dataset's folder or a catalog; without it, the machine alone.")] = None,
     dataset: Annotated[str, typer.Option(help="The dataset module to try on ROOT (default: all).")] = "",

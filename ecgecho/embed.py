@@ -6,7 +6,7 @@ Shape letters: N rows, B batch, C leads, L samples, D embedding, K tasks, S stud
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ecgecho.config import Recipe
 from ecgecho.data.tables import EchoTable, Normaliser, SignalTable
 from ecgecho.data.texts import Tokeniser, TokenTable, from_json
 from ecgecho.ecg.contract import apply_contract
-from ecgecho.types import F32, I64, STANDARD_LEADS, Block, EcgContract, EcgRecord, Embedding, Json, MethodSizes, UserError
+from ecgecho.types import F32, I64, STANDARD_LEADS, Block, Bool, EcgContract, EcgRecord, Embedding, Json, MethodSizes, UserError
 from embed_cache import EmbeddingStore
 
 LEADS = {name.lower(): name for name in STANDARD_LEADS}
@@ -79,7 +79,11 @@ class Student:
         named = tuple(LEADS.get(name.strip().lower(), name) for name in leads)
         record = EcgRecord(signal=signal, leads=named, lead_valid=valid, unit="mv", fs_hz=float(fs_hz))
         prepared, lead_valid = apply_contract(record, self.contract)
-        return self._embed(torch.from_numpy(prepared)[None].to(self.device), torch.from_numpy(lead_valid)[None].to(self.device))
+        return self.embed_prepared(prepared[None], lead_valid[None])
+
+    def embed_prepared(self, signal: F32, lead_valid: Bool) -> Embedding:
+        """ECGs (B, C, L) as the contract makes them, before the run's own normalisation -> (B, D) on the host."""
+        return self._embed(torch.from_numpy(signal).to(self.device), torch.from_numpy(lead_valid).to(self.device))
 
     def embed_rows(self, ecgs: EmbeddingStore | SignalTable, rows: I64, batch_size: int = 256) -> tuple[F32, F32 | None]:
         """Rows of an ECG store, or of several behind `open_signals` -> mean (N, D) and log-variance (N, D) or None."""
@@ -121,7 +125,6 @@ class Student:
         echos: Sequence[Path | str | EmbeddingStore] | EchoTable,
         studies: Sequence[I64],
         batch: int = 256,
-        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> tuple[F32, F32 | None]:
         """Studies, each the rows of its cines in `open_echo`'s table -> mean (S, D) and log-variance (S, D) or None.
 
@@ -137,7 +140,7 @@ class Student:
             raise UserError(f"study {bare} of {len(studies)} has no usable cine; leave it out.")
         takes_views: bool = getattr(self.model, "takes_views", False)
         chosen = [rows[: self.recipe.data.max_views] for rows in studies] if takes_views else list(studies)
-        parts, done = [], 0
+        parts = []
         for some in _batches(chosen, batch):
             if takes_views:
                 values, count = table.moments.gather(np.concatenate(some)).float(), [len(rows) for rows in some]
@@ -150,8 +153,6 @@ class Student:
             )
             with torch.no_grad():
                 parts.append(_on_host(self.model.embed_study(block)))  # type: ignore[operator]
-            done += len(some)
-            progress(done, len(studies))
         return _joined(parts)
 
     def open_echo(self, stores: Sequence[Path | str | EmbeddingStore]) -> EchoTable:

@@ -26,8 +26,7 @@ ALLOWED = {
     | {"state", "optim", "dist", "log", "data", "catalog", "pairs", "stats", "weights", "embed_cache", "ecgecho"},
     "evaluate": FOUNDATION
     | {"state", "optim", "log", "data", "catalog", "pairs", "tasks", "stats", "embed", "embed_cache", "ecgecho"},
-    "search": FOUNDATION
-    | {"embed", "nearest", "io", "data", "catalog", "pairs", "tasks", "stats", "log", "embed_cache", "ecgecho"},
+    "search": FOUNDATION | {"embed", "nearest", "io", "decode", "data", "catalog", "pairs", "tasks", "embed_cache", "ecgecho"},
     "embed": FOUNDATION | {"state", "data", "catalog", "pairs", "ecg", "log", "embed_cache", "ecgecho"},
     "convert": {"embed_cache", "exchange", "foreign", "job", "io", "types"},
     # foreign reads other people's files, in bounded workers, and makes moments of them as cache does
