@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ecgecho.types import I64, EvalInputs, EvalRow
+from ecgecho.types import I64, Classes, EvalInputs, EvalRow
 
 F64 = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating]
@@ -26,19 +28,24 @@ MIN_DEFINED = 0.95  # share of resamples that must have both classes for an inte
 EPS = 1e-12  # length of a zero vector, so that it stays zero
 NO_CUT = "no threshold: the validation split has one class only"
 _CHUNK = 1 << 21  # weights held at once, 16 MiB
+_KEPT = 1 << 25  # drawn counts that are kept for the next row of the table, 64 MiB
 
 
 def auroc_of(y: npt.ArrayLike, score: npt.ArrayLike) -> Statistic:
     """Area under the ROC curve; equal scores count half. (N,), (N,) -> statistic.
 
-    sum over groups g of equal scores of  pos_g * (neg_below_g + neg_g / 2),  over  pos * neg.
+    sum over positives of (weight of the negatives below + half of that of the negatives as high),  over  pos * neg.
     """
-    positive, order, starts = _grouped(y, score)
+    positive, values = _scored(y, score)
+    pos, neg = (rows[np.argsort(values[rows], kind="stable")] for rows in (np.flatnonzero(positive), np.flatnonzero(~positive)))
+    below, up_to = (np.searchsorted(values[neg], values[pos], side=side) for side in ("left", "right"))
+    tied = bool((below != up_to).any())
 
     def statistic(weights: F64) -> F64:
-        pos, neg = _class_weights(weights, positive, order, starts)
-        below = np.cumsum(neg, axis=1) - neg
-        return _ratio((pos * (below + 0.5 * neg)).sum(1), pos.sum(1) * neg.sum(1))
+        ill, well = weights[:, pos], np.zeros((len(weights), len(neg) + 1))
+        np.cumsum(weights[:, neg], axis=1, out=well[:, 1:])
+        beaten = 0.5 * (well[:, below] + well[:, up_to]) if tied else well[:, below]
+        return _ratio(np.einsum("rp,rp->r", ill, beaten), ill.sum(1) * well[:, -1])
 
     return statistic
 
@@ -75,6 +82,36 @@ def mean_of(values: npt.ArrayLike) -> Statistic:
     """The mean, e.g. of hits. (N,) -> statistic."""
     column = np.asarray(values, dtype=np.float64)
     return lambda weights: _ratio(weights @ column, weights.sum(1))
+
+
+def median_of(values: npt.ArrayLike) -> Statistic:
+    """The median, e.g. of ranks; midway between the two middle values of an even number. (N,) -> statistic."""
+    column = np.asarray(values, dtype=np.float64)
+    order = np.argsort(column, kind="stable")
+    ascending = column[order]
+
+    def statistic(weights: F64) -> F64:
+        if not len(ascending):
+            return np.full(len(weights), np.nan)
+        reached = np.cumsum(weights[:, order], axis=1)
+        half = 0.5 * reached[:, -1:]
+        low, high = (reached >= half).argmax(1), (reached > half).argmax(1)
+        return np.where(half[:, 0] > 0, 0.5 * (ascending[low] + ascending[high]), np.nan)
+
+    return statistic
+
+
+def macro_auroc_of(number: npt.ArrayLike, scores: Floats) -> Statistic:
+    """The mean of each class's AUROC against all others. (N,) classes, (C, N) scores -> statistic."""
+    classes = np.asarray(number)
+    return average([auroc_of(classes == c, score) for c, score in enumerate(scores)])
+
+
+def recall_of(number: npt.ArrayLike, decided: npt.ArrayLike, num_classes: int) -> Statistic:
+    """The mean over classes of the share that is recognised (balanced accuracy). (N,), (N,) -> statistic."""
+    classes = np.asarray(number)
+    right = classes == np.asarray(decided)
+    return average([within(np.flatnonzero(classes == c), mean_of(right[classes == c])) for c in range(num_classes)])
 
 
 def average(statistics: Sequence[Statistic]) -> Statistic:
@@ -150,33 +187,61 @@ def bootstrap(statistic: Statistic, subject: npt.ArrayLike, *, resamples: int = 
 
     A resample with one class only has no value and is left out; when that is more than one in twenty there is no interval.
     """
+    return bootstraps([statistic], subject, resamples=resamples, seed=seed)[0]
+
+
+def bootstraps(
+    statistics: Sequence[Statistic], subject: npt.ArrayLike, *, resamples: int = 1000, seed: int = 0
+) -> list[Estimate]:
+    """The same of several statistics of the same rows, and behind them of the difference of the first two where there are two."""
     subject = np.asarray(subject)
     if len(subject) == 0:
-        return Estimate(value=None, reason="no rows")
-    value = value_of(statistic, len(subject))
-    if value is None:
+        return [Estimate(value=None, reason="no rows")] * (len(statistics) + (len(statistics) > 1))
+    parts = [np.ones((1, len(subject))), *subject_weights(subject, resamples=resamples, seed=seed)]
+    values = [np.concatenate([statistic(weights) for weights in parts]) for statistic in statistics]
+    if len(values) > 1:
+        values.append(values[0] - values[1])
+    return [_estimate(each[0], each[1:]) for each in values]
+
+
+def _estimate(value: float, resampled: F64) -> Estimate:
+    if not np.isfinite(value):
         return Estimate(value=None, reason="one class only")
-    chunks = subject_weights(subject, resamples=resamples, seed=seed)
-    values = np.concatenate([np.empty(0), *(statistic(weights) for weights in chunks)])
-    defined = values[np.isfinite(values)]
-    if len(defined) < max(1.0, MIN_DEFINED * resamples):
-        return Estimate(value=value, reason="too few subjects for an interval")
+    defined = resampled[np.isfinite(resampled)]
+    if len(defined) < max(1.0, MIN_DEFINED * len(resampled)):
+        return Estimate(value=float(value), reason="too few subjects for an interval")
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(defined, [tail, 100 - tail])
-    return Estimate(value=value, low=float(low), high=float(high))
+    return Estimate(value=float(value), low=float(low), high=float(high))
 
 
 def subject_weights(subject: npt.ArrayLike, *, resamples: int, seed: int) -> Iterator[F64]:
     """Chunks (r, N) of weights: how often each row's subject was drawn. The order of the rows does not matter."""
     subjects, index = np.unique(np.asarray(subject), return_inverse=True)
-    rng = np.random.default_rng([seed, len(subjects)])
+    few = resamples * len(subjects) <= _KEPT
+    drawn = _kept_counts(len(subjects), resamples, seed) if few else None
     chunk = max(1, _CHUNK // max(len(index), 1))
+    fresh = iter(()) if few else _counts(len(subjects), resamples, seed, chunk)
+    for start in range(0, resamples, chunk):
+        counts = next(fresh) if drawn is None else drawn[start : start + chunk]
+        yield counts.astype(np.float64)[:, index]
+
+
+@lru_cache(maxsize=4)
+def _kept_counts(num_subjects: int, resamples: int, seed: int) -> npt.NDArray[np.uint16]:
+    """(resamples, S): every row of a table resamples alike, so it is drawn once."""
+    return np.concatenate(list(_counts(num_subjects, resamples, seed, max(1, _CHUNK // num_subjects))))
+
+
+def _counts(num_subjects: int, resamples: int, seed: int, chunk: int) -> Iterator[npt.NDArray[np.uint16]]:
+    """Chunks (r, S): how often each subject was drawn; the same numbers for any size of chunks."""
+    rng = np.random.default_rng([seed, num_subjects])
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
-        drawn = rng.integers(0, len(subjects), size=(rows, len(subjects)))
-        drawn += np.arange(rows)[:, None] * len(subjects)
-        counts = np.bincount(drawn.ravel(), minlength=rows * len(subjects)).reshape(rows, len(subjects))
-        yield counts.astype(np.float64)[:, index]
+        drawn = rng.integers(0, num_subjects, size=(rows, num_subjects))
+        drawn += np.arange(rows)[:, None] * num_subjects
+        counts = np.bincount(drawn.ravel(), minlength=rows * num_subjects).reshape(rows, num_subjects)
+        yield counts.astype(np.uint16)
 
 
 def paired_difference(
@@ -194,20 +259,23 @@ def paired_difference(
 
 
 def sample_subjects(subject: npt.ArrayLike, y: npt.ArrayLike, *, share: float, seed: int) -> I64:
-    """Rows of a share of the subjects, stratified by having a positive row; at least one of each. (N,), (N,) -> (n,) ascending.
+    """Rows of a share of the subjects, stratified by their highest label; at least one of each. (N,), (N,) -> (n,) ascending.
 
-    Depends on the subjects, not on the order of the rows; with one seed a smaller share is a subset of a larger one.
+    Labels are 0 and 1, or the numbers of classes. Depends on the subjects, not on the order of the rows; with one seed a
+    smaller share is a subset of a larger one.
     """
-    subject, positive = np.asarray(subject), _binary(y)
+    subject, label = np.asarray(subject), np.asarray(y)
     if share >= 1:
         return np.arange(len(subject))
     subjects, index = np.unique(subject, return_inverse=True)
-    ill = np.bincount(index, positive, minlength=len(subjects)) > 0
+    stratum = np.full(len(subjects), -1, np.int64)
+    np.maximum.at(stratum, index, label)
     rank = np.random.default_rng(seed).permutation(len(subjects))
     chosen = np.zeros(len(subjects), dtype=bool)
-    for stratum in (np.flatnonzero(ill), np.flatnonzero(~ill)):
-        wanted = min(len(stratum), max(1, round(share * len(stratum))))
-        chosen[stratum[np.argsort(rank[stratum])[:wanted]]] = True
+    for kind in np.unique(stratum):
+        alike = np.flatnonzero(stratum == kind)
+        wanted = min(len(alike), max(1, round(share * len(alike))))
+        chosen[alike[np.argsort(rank[alike])[:wanted]]] = True
     return np.flatnonzero(chosen[index])
 
 
@@ -224,18 +292,22 @@ def row_of(
     share: float | None = None,
     subset: str = "all",
     note: str = "",
+    draws: Sequence[Statistic] = (),
     resamples: int = 1000,
     seed: int = 0,
     rows: I64 | None = None,
     scores: F64 | None = None,
+    unit: Literal["ecg", "study"] = "ecg",
 ) -> EvalRow:
-    """A statistic as a row of the table, with the paired gain over the floor where there is one."""
+    """A statistic as a row of the table, with the paired gain over the floor where there is one.
+
+    `draws` are the statistics of each draw of the training labels, whose mean the statistic is.
+    """
     subject = np.asarray(subject)
-    found = bootstrap(statistic, subject, resamples=resamples, seed=seed)
-    base, gain = None, Estimate(value=None)
-    if floor is not None and found.value is not None:
-        base = value_of(floor, len(subject))
-        gain = bootstrap(difference(statistic, floor), subject, resamples=resamples, seed=seed)
+    asked = [statistic] if floor is None else [statistic, floor]
+    found, *more = bootstraps(asked, subject, resamples=resamples, seed=seed)
+    base, gain = (more[0].value, more[1]) if more and found.value is not None else (None, Estimate(value=None))
+    each = [v for one in draws if (v := value_of(one, len(subject))) is not None] if len(draws) > 1 else []
     return EvalRow(
         evaluation=evaluation,
         task=task,
@@ -253,7 +325,11 @@ def row_of(
         gain=gain.value,
         gain_low=gain.low,
         gain_high=gain.high,
+        draws=len(draws) if each else None,
+        draws_low=min(each, default=None),
+        draws_high=max(each, default=None),
         reason="; ".join(part for part in (found.reason, note) if part),
+        unit=unit,
         rows=rows,
         scores=scores,
     )
@@ -268,27 +344,33 @@ class Scored:
     cuts: tuple[float | None, ...]
     """One a draw; None where there was nothing to choose it on."""
 
-    def auroc(self, y: npt.ArrayLike) -> Statistic:
-        """Mean AUROC of the draws."""
-        return average([auroc_of(y, score) for score in self.scores])
-
-    def average_precision(self, y: npt.ArrayLike) -> Statistic:
-        """Mean average precision of the draws."""
-        return average([average_precision_of(y, score) for score in self.scores])
-
-    def balanced_accuracy(self, y: npt.ArrayLike) -> Statistic | None:
-        """Mean balanced accuracy of the draws; None without cuts."""
+    def draws(self, y: npt.ArrayLike) -> dict[str, list[Statistic] | None]:
+        """Metric name -> its statistic of each draw; None where there are no cuts."""
         cuts = [cut for cut in self.cuts if cut is not None]
-        if len(cuts) < len(self.cuts):
-            return None
-        return average([balanced_accuracy_of(y, score > cut) for score, cut in zip(self.scores, cuts, strict=True)])
+        decided = [balanced_accuracy_of(y, score > cut) for score, cut in zip(self.scores, cuts, strict=False)]
+        return {
+            "auroc": [auroc_of(y, score) for score in self.scores],
+            "balanced_accuracy": decided if len(cuts) == len(self.cuts) else None,
+            "average_precision": [average_precision_of(y, score) for score in self.scores],
+        }
 
     def statistics(self, y: npt.ArrayLike) -> dict[str, Statistic | None]:
-        """Metric name -> statistic."""
+        """Metric name -> the mean over draws."""
+        return {name: None if each is None else average(each) for name, each in self.draws(y).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassScored:
+    """Scores of some rows for each of several classes; the decision is the highest, of equal ones the first."""
+
+    scores: F64
+    """(draws, C, n)."""
+
+    def draws(self, number: npt.ArrayLike) -> dict[str, list[Statistic]]:
+        """Metric name -> its statistic of each draw."""
         return {
-            "auroc": self.auroc(y),
-            "balanced_accuracy": self.balanced_accuracy(y),
-            "average_precision": self.average_precision(y),
+            "macro_auroc": [macro_auroc_of(number, scores) for scores in self.scores],
+            "balanced_accuracy": [recall_of(number, scores.argmax(0), len(scores)) for scores in self.scores],
         }
 
 
@@ -308,13 +390,13 @@ def binary_rows(
     floors = {} if floor is None else floor.statistics(y)
     chance = {"auroc": 0.5, "balanced_accuracy": 0.5, "average_precision": float(y.mean()) if len(y) else None}
     result = []
-    for metric, statistic in judged.statistics(y).items():
-        if statistic is None:
+    for metric, each in judged.draws(y).items():
+        if each is None:
             result.append(no_row(evaluation, task, metric, NO_CUT, share=share, n=len(y), positives=int(y.sum())))
             continue
         result.append(
             row_of(
-                statistic,
+                average(each),
                 subject,
                 evaluation=evaluation,
                 task=task,
@@ -324,6 +406,7 @@ def binary_rows(
                 chance=chance[metric],
                 share=share,
                 note=note,
+                draws=each,
                 resamples=inputs.bootstraps,
                 seed=inputs.seed,
                 rows=rows,
@@ -331,6 +414,44 @@ def binary_rows(
             )
         )
     return result
+
+
+def class_rows(
+    judged: ClassScored,
+    inputs: EvalInputs,
+    rows: I64,
+    *,
+    evaluation: str,
+    question: Classes,
+    share: float | None = None,
+    floor: ClassScored | None = None,
+) -> list[EvalRow]:
+    """Macro AUROC and balanced accuracy of scores of `rows`, with the floor's on the same rows; or which class they lack."""
+    number = inputs.classes[question][rows]
+    names = question.tasks
+    if absent := [names[c] for c in range(len(names)) if not (number == c).any()]:
+        reason = f"the test split has no ECG of the class {absent[0]}"
+        return [no_row(evaluation, question.name, "macro_auroc", reason, share=share, n=len(rows))]
+    floors = {} if floor is None else floor.draws(number)
+    chance = {"macro_auroc": 0.5, "balanced_accuracy": 1 / len(names)}
+    return [
+        row_of(
+            average(each),
+            inputs.subject[rows],
+            evaluation=evaluation,
+            task=question.name,
+            metric=metric,
+            floor=average(floors[metric]) if floors else None,
+            chance=chance[metric],
+            share=share,
+            draws=each,
+            resamples=inputs.bootstraps,
+            seed=inputs.seed,
+            rows=rows,
+            scores=judged.scores.reshape(-1, len(rows)) if metric == "macro_auroc" else None,
+        )
+        for metric, each in judged.draws(number).items()
+    ]
 
 
 def no_row(
@@ -343,6 +464,7 @@ def no_row(
     subset: str = "all",
     n: int = 0,
     positives: int | None = None,
+    unit: Literal["ecg", "study"] = "ecg",
 ) -> EvalRow:
     """A row that says why there is no number."""
     return EvalRow(
@@ -355,6 +477,7 @@ def no_row(
         n=n,
         positives=positives,
         reason=reason,
+        unit=unit,
     )
 
 
@@ -372,11 +495,17 @@ def _binary(y: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     return values.astype(bool)
 
 
-def _grouped(y: npt.ArrayLike, score: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], I64, I64]:
-    """Labels by ascending score, that order, and where each group of equal scores starts."""
+def _scored(y: npt.ArrayLike, score: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], F64]:
+    """Labels and finite scores of the same rows."""
     positive, values = _binary(y), np.asarray(score, dtype=np.float64)
     if values.shape != positive.shape or not np.isfinite(values).all():
         raise ValueError(f"scores must be finite, one a label; got {values.shape} for {positive.shape} labels")
+    return positive, values
+
+
+def _grouped(y: npt.ArrayLike, score: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], I64, I64]:
+    """Labels by ascending score, that order, and where each group of equal scores starts."""
+    positive, values = _scored(y, score)
     order = np.argsort(values, kind="stable")
     values = values[order]
     starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]]) if len(values) else np.empty(0, np.int64)

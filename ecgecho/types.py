@@ -441,11 +441,17 @@ class EvalRow:
     """`value - floor`, with the interval of the paired difference."""
     gain_low: float | None = None
     gain_high: float | None = None
+    draws: int | None = None
+    """How often a share of the labels was drawn; `value` is the mean over draws, these are its least and its greatest."""
+    draws_low: float | None = None
+    draws_high: float | None = None
     reason: str = ""
+    unit: Literal["ecg", "study"] = "ecg"
+    """What `n` and `rows` count."""
     rows: I64 | None = None
-    """(n,) the rows of the inputs that were judged."""
+    """(n,) the rows of the inputs (ECGs, or studies) that were judged."""
     scores: npt.NDArray[np.float64] | None = None
-    """(draws, n) what was judged, so that two runs can be compared row by row; not printed."""
+    """(draws, n), or (draws * classes, n), what was judged, so that two runs can be compared row by row; not printed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
