@@ -19,7 +19,7 @@ from ecgecho.config import DataOptions, OptimOptions, Recipe
 from ecgecho.losses.info_nce import info_nce
 from ecgecho.methods import echoing_ecg
 from ecgecho.nn.heads import PointHead
-from ecgecho.nn.moments import gaussian_of_moments
+from ecgecho.nn.moments import gaussian_of_moments, gaussian_of_studies
 from ecgecho.types import Batch, Block, Embedding, MethodSizes, UsageError
 
 CLIP_SCALE = math.log(1 / 0.07)  # CLIP section 2.5: the multiplier starts at 14.3, as a logarithm
@@ -53,6 +53,8 @@ def build(config: Config, encoder: nn.Module, sizes: MethodSizes) -> EcgClip:
 
 class EcgClip(nn.Module):
     """See the head of this file."""
+
+    takes_views = False
 
     def __init__(self, config: Config, encoder: nn.Module, sizes: MethodSizes) -> None:
         super().__init__()
@@ -91,6 +93,10 @@ class EcgClip(nn.Module):
         assert text.valid is not None
         embedding: Embedding = self.text_head(self.text(text.values, text.valid), text.valid)
         return embedding
+
+    def embed_study(self, views: Block) -> Embedding:
+        """The teacher's own vectors (M, D) of studies whose cines are merged."""
+        return Embedding(mean=gaussian_of_studies(views).mean)
 
     def after_step(self, step: int) -> None:
         """Nothing to do."""

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ecgecho.config import DataOptions, OptimOptions, Recipe
 from ecgecho.losses.pcme import pcme_loss
 from ecgecho.nn.heads import GaussianHead
-from ecgecho.nn.moments import gaussian_of_moments
+from ecgecho.nn.moments import gaussian_of_moments, gaussian_of_studies
 from ecgecho.nn.text import BertText, SmallText
 from ecgecho.types import Batch, Block, Embedding, MethodSizes, UsageError, UserError
 
@@ -73,6 +73,8 @@ def build(config: Config, encoder: nn.Module, sizes: MethodSizes) -> EchoingEcg:
 class EchoingEcg(nn.Module):
     """See the head of this file."""
 
+    takes_views = False
+
     def __init__(self, config: Config, encoder: nn.Module, sizes: MethodSizes) -> None:
         super().__init__()
         self.config = config
@@ -112,6 +114,10 @@ class EchoingEcg(nn.Module):
         assert text.valid is not None
         embedding: Embedding = self.text_head(self.text(text.values, text.valid), text.valid)
         return embedding
+
+    def embed_study(self, views: Block) -> Embedding:
+        """The teacher's own Gaussians (M, D) of studies whose cines are merged."""
+        return gaussian_of_studies(views)
 
     def after_step(self, step: int) -> None:
         """Nothing to do."""

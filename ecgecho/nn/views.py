@@ -193,8 +193,8 @@ def attend(mha: nn.MultiheadAttention, query: Tensor, values: Tensor, studies: S
     """`mha(query, views, views)` for one query a study: (M, D), (V, D) -> (M, D). Softmax and sums are fp32 under autocast."""
     dim, heads = mha.embed_dim, mha.num_heads
     weight, bias = mha.in_proj_weight, mha.in_proj_bias
-    q = F.linear(query, weight[:dim], bias[:dim]).unflatten(-1, (heads, -1))
-    k, v = F.linear(values, weight[dim:], bias[dim:]).unflatten(-1, (2, heads, -1)).unbind(1)
+    q = F.linear(query, weight[:dim], bias[:dim]).view(len(query), heads, -1)
+    k, v = F.linear(values, weight[dim:], bias[dim:]).view(len(values), 2, heads, -1).unbind(1)
     shares = studies.softmax((studies.spread(q) * _full(k)).sum(-1) / math.sqrt(dim // heads))
     shares = F.dropout(shares, mha.dropout, mha.training)
     result: Tensor = mha.out_proj(studies.sum(shares[..., None] * _full(v)).flatten(1))

@@ -10,7 +10,7 @@ from torch import nn
 
 from ecgecho import config, plugins
 from ecgecho.losses.pcme import pcme_loss
-from ecgecho.methods import ecg_clip, echoing_ecg, supervised
+from ecgecho.methods import ecg_clip, echo2ecg, echoing_ecg, prob_echo2ecg, supervised
 from ecgecho.nn.moments import gaussian_of_moments
 from ecgecho.types import Batch, Block, MethodSizes, UserError
 
@@ -32,11 +32,32 @@ class TinyEncoder(nn.Module):
         return torch.tanh(self.conv(ecg)).transpose(1, 2)
 
 
+SMALL = {
+    "supervised": {"dropout": 0.0},
+    "echo2ecg": {"projection_dim": 16, "dim": 12, "temperature": 0.2},
+    "prob_echo2ecg": {"dim": 12},
+}
+OF_VIEWS = ("echo2ecg", "prob_echo2ecg")
+
+
 def make(name: str, **settings):
     torch.manual_seed(0)
     module = plugins.load("methods", name)
-    small = {"text_width": 16} if name != "supervised" else {"dropout": 0.0}
+    small = SMALL.get(name, {"text_width": 16})
     return module.build(config.from_json(module.Config, small | settings), TinyEncoder(), SIZES)
+
+
+def batch_for(name: str, severity: torch.Tensor, seed: int = 0) -> Batch:
+    """`batch_of`, with studies of one to three views for a method that pools them."""
+    batch = batch_of(severity, seed)
+    if name not in OF_VIEWS:
+        return batch
+    moments, random = batch.echo.values, torch.Generator().manual_seed(seed)
+    counts = 1 + torch.arange(len(moments)) % 3
+    views = moments.repeat_interleave(counts, 0)
+    views[:, 0] += 0.05 * torch.randn(views[:, 0].shape, generator=random)
+    start = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    return dataclasses.replace(batch, echo=dataclasses.replace(batch.echo, values=views, start=start))
 
 
 def batch_of(severity: torch.Tensor, seed: int = 0) -> Batch:
@@ -81,7 +102,7 @@ def test_the_loss_falls_on_what_can_be_learned(name):
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
     for step in range(60):
-        batch = batch_of(torch.rand(24, generator=torch.Generator().manual_seed(step % 6)), seed=0)
+        batch = batch_for(name, torch.rand(24, generator=torch.Generator().manual_seed(step % 6)), seed=0)
         loss = model(batch)["loss"]
         optimizer.zero_grad()
         loss.backward()
@@ -93,7 +114,7 @@ def test_the_loss_falls_on_what_can_be_learned(name):
 
 @pytest.mark.parametrize("name", plugins.names("methods"))
 def test_the_order_of_a_batch_does_not_change_the_loss(name):
-    model, batch = make(name).eval(), batch_of(torch.rand(12))
+    model, batch = make(name).eval(), batch_for(name, torch.rand(12))
     other = permuted(batch, torch.randperm(12))
     one, two = model(batch), model(other)
     for part in one:
@@ -102,8 +123,8 @@ def test_the_order_of_a_batch_does_not_change_the_loss(name):
 
 @pytest.mark.parametrize("name", plugins.names("methods"))
 def test_every_parameter_gets_a_gradient_and_embeddings_have_the_dimension(name):
-    settings = {"on": "both"} if name != "supervised" else {}
-    model, batch = make(name, **settings), batch_of(torch.rand(12))
+    settings = {"on": "both"} if name in ("echoing_ecg", "ecg_clip") else {}
+    model, batch = make(name, **settings), batch_for(name, torch.rand(12))
     model(batch)["loss"].backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not [n for n in silent if "gru" not in n]
@@ -112,19 +133,39 @@ def test_every_parameter_gets_a_gradient_and_embeddings_have_the_dimension(name)
     assert model.needs <= {"text", "echo", "labels"}
 
 
+@pytest.mark.parametrize("name", [n for n in plugins.names("methods") if n != "supervised"])
+def test_a_study_is_embedded_where_its_ecg_is_and_batches_of_studies_do_not_matter(name):
+    settings = {"on": "both"} if name in ("echoing_ecg", "ecg_clip") else {}
+    model, batch = make(name, **settings).eval(), batch_for(name, torch.rand(12))
+    echo = batch.echo
+    start = torch.arange(len(echo.values) + 1) if echo.start is None else echo.start
+    assert model.takes_views == (name in OF_VIEWS)
+    whole = model.embed_study(dataclasses.replace(echo, start=start))
+    ecg = model.embed_ecg(batch.ecg[0], batch.ecg_lead_valid)
+    assert whole.mean.shape == (len(echo.row), ecg.mean.shape[1])
+    assert (whole.logvar is None) == (ecg.logvar is None)
+    torch.testing.assert_close(whole.mean.norm(dim=1), torch.ones(len(echo.row)))
+    last = Block(values=echo.values[start[-2] :], row=torch.tensor([0]), start=torch.tensor([0, int(start[-1] - start[-2])]))
+    torch.testing.assert_close(model.embed_study(last).mean, whole.mean[-1:])
+    if not model.takes_views:
+        with pytest.raises(ValueError, match="merge the moments"):
+            model.embed_study(dataclasses.replace(echo, start=torch.tensor([0, len(echo.values)])))
+
+
 @pytest.mark.parametrize("name", plugins.names("methods"))
 def test_the_loss_is_finite_under_bf16_autocast(name):
-    model, batch = make(name), batch_of(torch.rand(12))
+    model, batch = make(name), batch_for(name, torch.rand(12))
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(batch)["loss"]
     assert loss.dtype == torch.float32
     assert loss.isfinite()
 
 
-@pytest.mark.parametrize("name", ["echoing_ecg", "ecg_clip"])
+@pytest.mark.parametrize("name", ["echoing_ecg", "ecg_clip", *OF_VIEWS])
 @pytest.mark.parametrize("subjects", ["one entry", "one subject"])
 def test_a_block_of_one_entry_or_of_one_subject_has_a_finite_loss(name, subjects):
-    model, batch = make(name, on="both"), batch_of(torch.rand(2 if subjects == "one entry" else 6))
+    settings = {} if name in OF_VIEWS else {"on": "both"}
+    model, batch = make(name, **settings), batch_for(name, torch.rand(2 if subjects == "one entry" else 6))
     if subjects == "one subject":
         batch = dataclasses.replace(batch, subject=torch.zeros_like(batch.subject))
     else:
@@ -202,10 +243,11 @@ def test_an_unknown_label_has_no_effect():
         supervised.build(supervised.Config(), TinyEncoder(), dataclasses.replace(SIZES, num_labels=0))
 
 
-@pytest.mark.parametrize("module", [echoing_ecg, ecg_clip, supervised])
+@pytest.mark.parametrize("module", [echoing_ecg, ecg_clip, supervised, echo2ecg, prob_echo2ecg])
 @pytest.mark.parametrize("name", ["paper", "small"])
 def test_recipes_fit_their_method_and_survive_json(module, name):
     recipe = module.recipe(name)
     config.from_json(module.Config, recipe.method)
     assert config.from_json(config.Recipe, config.to_json(recipe)) == recipe
-    assert plugins.load("encoders", recipe.encoder_name).CONTRACT.name == "echoing_ecg"
+    wanted = "otis" if name == "paper" and module in (echo2ecg, prob_echo2ecg) else "echoing_ecg"
+    assert plugins.load("encoders", recipe.encoder_name).CONTRACT.name == wanted
