@@ -188,7 +188,9 @@ def _build(recipe: Recipe, sources: Sources, device: torch.device, former: Json)
     signals = SignalTable(sources.ecgs, sources.ecg_paths, contract, device, place, blocks)
     echo = EchoTable(sources.echos, sources.echo_paths, device, place) if sources.echos else None
     in_blocks = former.get("blocks") is not None if former else signals.signal.place == "blocks"
-    material = join(sources.catalogs, signals.rows, echo.rows if echo else {}, recipe.data)
+    material = join(
+        sources.catalogs, signals.rows, echo.rows if echo else {}, recipe.data, echo.view_of_row if echo else lambda row: ""
+    )
     train_split = material.splits["train"]
     if not len(train_split.row):
         raise UserError("no ECG of the ECG stores is in the training split; a split needs more subjects.")
@@ -202,6 +204,11 @@ def _build(recipe: Recipe, sources: Sources, device: torch.device, former: Json)
     )
     model = config.build_model(recipe, sizes).to(device)
     needs: frozenset[str] = model.needs
+    if "echo" in needs and recipe.data.views == "all" and not getattr(model, "takes_views", False):
+        raise UsageError(
+            f"data.views=all shows each view by itself, and {recipe.method_name} takes one echo a study; "
+            "set data.views=merge (all, exactly, as one), or draw (one a pass)."
+        )
     with_text = tokeniser is not None and "text" in needs
     mean, std = signals.statistics(train_split.row)
     batches = Batches(

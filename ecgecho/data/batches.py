@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ecgecho.config import DataOptions
 from ecgecho.data import augment
 from ecgecho.data.examples import Examples, Material
-from ecgecho.data.sampler import BlockOrder, Draw, Sampler, views
+from ecgecho.data.sampler import BlockOrder, Draw, Sampler, some_views, views
 from ecgecho.data.tables import EchoTable, Normaliser, SignalTable
 from ecgecho.data.texts import TokenTable
 from ecgecho.types import F32, I64, Batch, Block, Json, UserError
@@ -38,6 +39,8 @@ class Batches:
         self.needs, self.options, self.seed, self.device = needs, options, seed, device
         self.examples, self.held_out, self.clips = material.splits["train"], material.splits["val"], material.clips
         self.num_clips = np.array([len(rows) for rows in self.clips], np.int64)
+        self._clip_rows = np.concatenate([np.empty(0, np.int64), *self.clips])
+        self._clip_start = np.cumsum(self.num_clips) - self.num_clips
         self.passed = useful(self.examples, needs)
         num_pairs = len(self.examples.pair_ecg) if echo is not None else 0
         self._merged_studies: dict[int, F32] = {}
@@ -100,7 +103,8 @@ class Batches:
     def validation(self) -> Iterator[Batch]:
         """Every row of the validation split once, the last batch short.
 
-        ECGs with an echo pair come first, in batches of their own, each with its study, the mean over its clips.
+        ECGs with an echo pair come first, in batches of their own, each with its study: the mean over its clips, or with
+        data.views=all each of them, the first `max_views`.
         """
         held = self.held_out
         with_pair = held.pair_ecg if self.echo is not None and "echo" in self.needs else np.empty(0, np.int64)
@@ -111,11 +115,13 @@ class Batches:
                 ecgs = group[start : start + self.options.batch_size]
                 row = np.arange(len(ecgs) if group is with_pair else 0)
                 studies = np.array([study_of[int(e)] for e in ecgs[row]], np.int64)
-                moments = torch.from_numpy(self._merged(studies)).to(self.device) if len(row) else None
-                yield self._batch(held, ecgs, row, studies, moments, with_text=True, augment_seed=None)
+                shown = None
+                if len(row):
+                    shown = self._all(studies, None) if self.options.views == "all" else self._whole(studies)
+                yield self._batch(held, ecgs, row, studies, shown, with_text=True, augment_seed=None)
 
     def _batch(
-        self, examples: Examples, ecgs: I64, echo_row: I64, studies: I64, moments: Tensor | None, *, with_text: bool,
+        self, examples: Examples, ecgs: I64, echo_row: I64, studies: I64, shown: _Shown | None, *, with_text: bool,
         augment_seed: tuple[int, int] | None,
     ) -> Batch:  # fmt: skip
         signal, lead_valid = self.signals.take(examples.row[ecgs])
@@ -131,7 +137,7 @@ class Batches:
             subject=self._to(examples.subject[ecgs]),
             study=self._to(study),
             text_key=self._to(text),
-            echo=None if moments is None else Block(values=moments, row=self._to(echo_row)),
+            echo=None if shown is None else Block(values=shown.values, row=self._to(echo_row), start=self._to(shown.start)),
             text=self._texts(text) if with_text and "text" in self.needs else None,
             labels=torch.from_numpy(examples.labels[ecgs]).to(self.device) if "labels" in self.needs else None,
             labels_valid=torch.from_numpy(examples.labels_valid[ecgs]).to(self.device) if "labels" in self.needs else None,
@@ -153,15 +159,37 @@ class Batches:
         ids, valid = self.tokens.take(text[row])
         return Block(values=self._to(ids), row=self._to(row), valid=torch.from_numpy(valid).to(self.device))
 
-    def _shown(self, draw: Draw, studies: I64) -> Tensor | None:
-        """The moments (M, 2, D) each pair's study shows in this pass."""
+    def _shown(self, draw: Draw, studies: I64) -> _Shown | None:
+        """What each pair's study shows in this pass."""
         if self.echo is None or not len(studies):
             return None
         if self.options.views == "merge":
-            return torch.from_numpy(self._merged(studies)).to(self.device)
-        which = [self._views(int(n))[s] for n, s in zip(draw.pair_pass, studies, strict=True)]
-        rows = np.array([self.clips[s][k] for s, k in zip(studies, which, strict=True)], np.int64)
-        return self.echo.moments.gather(rows).float()
+            return self._whole(studies)
+        if self.options.views == "all":
+            return self._all(studies, draw.pair_pass)
+        which = np.empty(len(studies), np.int64)
+        for number in np.unique(draw.pair_pass).tolist():
+            here = draw.pair_pass == number
+            which[here] = self._views(number)[studies[here]]
+        rows = self._clip_rows[self._clip_start[studies] + which]
+        return _Shown(self.echo.moments.gather(rows).float(), np.arange(len(studies) + 1))
+
+    def _whole(self, studies: I64) -> _Shown:
+        return _Shown(torch.from_numpy(self._merged(studies)).to(self.device), np.arange(len(studies) + 1))
+
+    def _all(self, studies: I64, pair_pass: I64 | None) -> _Shown:
+        """Every view by itself; of a study with more than `max_views` as many drawn in its pass, or without one the first."""
+        assert self.echo is not None
+        most, count = self.options.max_views, self.num_clips[studies]
+        start = np.zeros(len(studies) + 1, np.int64)
+        np.cumsum(np.minimum(count, most), out=start[1:])
+        place = np.repeat(self._clip_start[studies] - start[:-1], np.diff(start)) + np.arange(start[-1])
+        if pair_pass is not None:
+            for m in np.flatnonzero(count > most).tolist():
+                study, number = int(studies[m]), int(pair_pass[m])
+                drawn = some_views(self.seed, number, study, int(count[m]), most)
+                place[start[m] : start[m + 1]] = self._clip_start[study] + drawn
+        return _Shown(self.echo.moments.gather(self._clip_rows[place]).float(), start)
 
     def _views(self, number: int) -> I64:
         """Which clip each study shows in a pass; two passes are kept, because a batch can reach into the next."""
@@ -209,6 +237,15 @@ class Batches:
                 f"data.batches=single fills a batch of {self.options.batch_size} with one kind, but there are {num_ecgs} ECGs "
                 f"and {num_pairs} echo pairs; lower data.batch_size, or use data.batches=joint."
             )
+
+
+class _Shown(NamedTuple):
+    """What the studies of a batch show."""
+
+    values: Tensor
+    """(V, 2, D) moments."""
+    start: I64
+    """(M + 1,)."""
 
 
 def useful(examples: Examples, needs: frozenset[str]) -> I64:

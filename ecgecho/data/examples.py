@@ -6,7 +6,7 @@ Shape letters: N ECGs of a split, P echo pairs of a split, S studies of all spli
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from ecgecho.pairs import check_together
 from ecgecho.types import F32, I64, Bool, Task, UserError
 
 SPLITS = ("train", "val", "test")
+TOGETHER = ("draw", "merge", "all")  # the words of data.views that take cines of any view
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,22 +62,28 @@ class Material:
 
 
 def join(
-    catalogs: Sequence[Catalog], ecg_rows: Mapping[str, int], clip_rows: Mapping[str, int], options: DataOptions
+    catalogs: Sequence[Catalog],
+    ecg_rows: Mapping[str, int],
+    clip_rows: Mapping[str, int],
+    options: DataOptions,
+    view_of_row: Callable[[int], str] = lambda row: "",
 ) -> Material:
     """Catalogs and the ids of the stores -> the examples of every split. A subject in two splits, or in none, is refused.
+
+    `view_of_row` is the view that the teacher saw in a row of the echo stores; it is asked where the catalog knows none.
 
     An ECG that the catalog pairs with several studies is passed with each of them in training, every pair once a pass whatever
     its `weight`; held out it keeps the nearest, so that every ECG is judged once.
     """
     notes = [*check_together(catalogs), *_narrow_windows(catalogs, options.window_days)]
     asked = [tasks.find(name, catalogs) for name in options.tasks]
-    clips = _Clips(catalogs, clip_rows, options.views)
+    clips = _Clips(catalogs, clip_rows, options.views, view_of_row)
     subjects: dict[tuple[str, str], int] = {}
     texts: dict[str, int] = {}
     shown: list[str] = []
     seen: set[str] = set()
     columns: dict[str, _Columns] = {name: _Columns() for name in SPLITS}
-    unread = 0
+    unread = paired = alone = 0
     for number, catalog in enumerate(catalogs):
         text_of, studies_of = _pairs(catalog, options.window_days)
         split_of = dict(zip(*(catalog.subjects.column(c).to_pylist() for c in ("subject_id", "split")), strict=True))
@@ -96,7 +103,9 @@ def join(
             if key and key not in texts:
                 texts[key] = len(shown)
                 shown.append(text)
+            paired += ecg_id in studies_of
             studies = [s for s in (clips.study(number, study) for study in studies_of.get(ecg_id, ())) if s >= 0]
+            alone += ecg_id in studies_of and not studies
             for study in studies if here is columns["train"] else studies[:1]:
                 here.pair_ecg.append(len(here.ecg_id))
                 here.pair_study.append(study)
@@ -111,8 +120,10 @@ def join(
         )
     if unread:
         notes.append(f"{unread} of {len(seen)} ECGs are not in the ECG stores and are left out")
-    if clips.other_kind:
-        notes.append(f"{clips.other_kind} cines that are not B-mode are left out")
+    if clip_rows:
+        notes += clips.notes(options)
+    if clip_rows and alone:
+        notes.append(f"{alone} of {paired} ECGs paired with echo studies are left without any")
     return Material(
         splits={name: c.finish(len(options.tasks)) for name, c in columns.items()},
         texts=tuple(shown),
@@ -194,30 +205,66 @@ class _Columns:
 class _Clips:
     """The usable cines of every study: in the store, B-mode as far as the catalog knows, of the wanted view."""
 
-    def __init__(self, catalogs: Sequence[Catalog], clip_rows: Mapping[str, int], views: str) -> None:
+    def __init__(
+        self, catalogs: Sequence[Catalog], clip_rows: Mapping[str, int], views: str, view_of_row: Callable[[int], str]
+    ) -> None:
         self.rows: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
         self.numbers: dict[tuple[int, str], int] = {}
         self.found: list[list[int]] = []
-        self.other_kind = 0
+        self.other_kind = self.seen_by_teacher = 0
+        self.bare: set[tuple[int, str]] = set()
+        """Studies that an ECG is paired with and that show nothing."""
         known_views = Counter[str]()
         for number, catalog in enumerate(catalogs):
             names = ("clip_id", "study_id", "kind", "view")
-            for clip_id, study_id, kind, view in zip(*(catalog.clips[c].to_pylist() for c in names), strict=True):
+            for clip_id, study_id, kind, told in zip(*(catalog.clips[c].to_pylist() for c in names), strict=True):
                 if clip_id not in clip_rows:
                     continue
+                row = clip_rows[clip_id]
+                view = told
+                if not told and views not in TOGETHER:
+                    view = view_of_row(row)
+                    self.seen_by_teacher += view == views
                 known_views[view or "unknown"] += 1
                 self.other_kind += kind not in (None, "b_mode")
-                if kind in (None, "b_mode") and views in ("draw", "merge", view):
-                    self.rows[number, study_id].append(clip_rows[clip_id])
+                if kind in (None, "b_mode") and (views in TOGETHER or view == views):
+                    self.rows[number, study_id].append(row)
+        if known_views and not self.rows and views in TOGETHER:
+            raise UserError(f"none of the {known_views.total()} cines of the echo stores is B-mode by the catalogs.")
         if known_views and not self.rows:
             shown = ", ".join(sorted(known_views))
-            raise UserError(f"no cine of the catalogs has the view {views!r}. data.views is draw, merge, or one of: {shown}.")
+            raise UserError(
+                f"no cine of the catalogs has the view {views!r}. data.views is {', '.join(TOGETHER)}, or one of: {shown}."
+            )
 
     def study(self, number: int, study_id: str) -> int:
         """The number of a study that has cines, else -1."""
         if (number, study_id) not in self.rows:
+            self.bare.add((number, study_id))
             return -1
         if (number, study_id) not in self.numbers:
             self.numbers[number, study_id] = len(self.found)
             self.found.append(sorted(self.rows[number, study_id]))
         return self.numbers[number, study_id]
+
+    def notes(self, options: DataOptions) -> list[str]:
+        """What of the studies is left out, once all pairs were asked for."""
+        notes = []
+        if self.other_kind:
+            notes.append(f"{self.other_kind} cines that are not B-mode are left out")
+        if self.seen_by_teacher:
+            notes.append(
+                f"{self.seen_by_teacher} cines are {options.views} by the teacher alone: the catalog names no view of them"
+            )
+        if self.bare:
+            what = "usable cine" if options.views in TOGETHER else f"cine of view {options.views}"
+            notes.append(
+                f"{len(self.bare)} of {len(self.bare) + len(self.found)} paired echo studies have no {what} in the stores"
+            )
+        cut = sum(len(rows) > options.max_views for rows in self.found)
+        if cut and options.views == "all":
+            notes.append(
+                f"{cut} of {len(self.found)} echo studies have more than data.max_views={options.max_views} views: each pass "
+                "draws as many of them anew, validation takes the first"
+            )
+        return notes

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ecgecho.types import I64
 
-STREAMS = {"ecg": 1, "echo": 2, "view": 3, "kind": 4}
+STREAMS = {"ecg": 1, "echo": 2, "view": 3, "kind": 4, "views": 5}
 BLOCK_BYTES = 4 << 20  # random reads of 4 MiB reach the disk's sequential speed, measured
 POOL = 64
 AHEAD = 16  # further blocks that are being read
@@ -80,9 +80,10 @@ class Pass:
         return found[np.argsort(self.first[found], kind="stable")]
 
 
-def philox(seed: int, stream: str, number: int) -> np.random.Generator:
-    """Random numbers of (seed, stream, pass)."""
-    return np.random.Generator(np.random.Philox(key=[seed & 0xFFFFFFFFFFFFFFFF, (STREAMS[stream] << 56) | number]))
+def philox(seed: int, stream: str, number: int, thing: int = 0) -> np.random.Generator:
+    """Random numbers of (seed, stream, pass, thing)."""
+    key = [seed & 0xFFFFFFFFFFFFFFFF, (STREAMS[stream] << 56) | number]
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, thing, 0, 0]))
 
 
 @lru_cache(maxsize=8)
@@ -243,6 +244,11 @@ def _kinds(seed: int, epoch: int, num_ecg_batches: int, num_pair_batches: int) -
 def views(seed: int, number: int, num_clips: I64) -> I64:
     """(S,) which clip each study shows in pass `number`, uniform among its `num_clips`."""
     return np.minimum((philox(seed, "view", number).random(len(num_clips)) * num_clips).astype(np.int64), num_clips - 1)
+
+
+def some_views(seed: int, number: int, study: int, count: int, wanted: int) -> I64:
+    """(wanted,) which of the `count` clips of a study are shown in pass `number`, in their order: any set is as likely."""
+    return np.sort(philox(seed, "views", number, study).permutation(count)[:wanted])
 
 
 @cache

@@ -5,7 +5,8 @@ Shape letters: N rows of all stores, M rows asked for, C leads, L samples, D emb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from ecgecho.data.sampler import BlockOrder
 from ecgecho.types import F32, I64, EcgContract, Json, UserError
 
 CHUNK_ROWS = 1024
+VIEW_ROWS = 1 << 16
 
 
 class SignalTable:
@@ -99,6 +101,32 @@ class EchoTable:
         self.moments = Table(stores, "moments", device, place)
         self.num_frames = np.concatenate([s.index.column("num_frames").to_numpy() for s in stores])
         self.dim = int(self.moments.shape[1])
+        spec = self.teacher.get("teacher")
+        self.view_names: tuple[str, ...] = tuple(spec.get("view_names", ())) if isinstance(spec, Mapping) else ()
+        """Views that the teacher tells apart."""
+        self._stores = tuple(stores)
+
+    @cached_property
+    def view(self) -> I64:
+        """(N,) the most probable of `view_names` of each cine, -1 where the teacher said nothing."""
+        if not self.view_names or any("view" not in store.columns for store in self._stores):
+            return np.full(len(self.moments), -1, np.int64)
+        column = Table(self._stores, "view", torch.device("cpu"), "mapped" if not self.moments.chunks.remote else "pinned")
+        if column.shape != (len(self.view_names),):
+            raise UserError(
+                f"the column 'view' of the echo stores has {column.shape} values a cine for {len(self.view_names)} views; "
+                "make the stores again."
+            )
+        result = np.empty(len(column), np.int64)
+        for start in range(0, len(column), VIEW_ROWS):
+            share = column.gather_host(np.arange(start, min(start + VIEW_ROWS, len(column)))).numpy()
+            result[start : start + len(share)] = np.where((share > 0).any(1), share.argmax(1), -1)
+        return result
+
+    def view_of_row(self, row: int) -> str:
+        """The name of the most probable view of a cine, empty where there is none."""
+        number = int(self.view[row]) if self.view_names else -1
+        return self.view_names[number] if number >= 0 else ""
 
     def merged(self, groups: Sequence[I64]) -> F32:
         """Moments over all frames of all clips of each group of rows: (len(groups), 2, D). Exact, by the frame counts."""

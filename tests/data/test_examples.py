@@ -10,21 +10,29 @@ from ecgecho import catalog
 from ecgecho.catalog import SCHEMAS
 from ecgecho.config import DataOptions
 from ecgecho.data import examples
-from ecgecho.types import UsageError
+from ecgecho.types import UsageError, UserError
 
 T0 = datetime(2150, 1, 1)
 PEOPLE = {"a": "train", "b": "val", "c": "test"}
 STUDIES = ("far", "near", "none")
 
 
-def made(path, pairing=None, labels=()):
-    """One ECG and three studies a person; the nearest is "near", "none" has no clip in the store."""
+def made(path, pairing=None, labels=(), views=None, one_study=False):
+    """One ECG and three studies a person; the nearest is "near", "none" has no clip in the store. `one_study`: all are "near"."""
     gaps = {"far": -20.0, "near": 2.0, "none": 1.0}
     rows = {
         "subjects": [{"subject_id": who, "split": split} for who, split in PEOPLE.items()],
         "ecgs": [{"ecg_id": f"e{who}", "subject_id": who, "path": who, "time": T0} for who in PEOPLE],
         "clips": [
-            {"clip_id": f"{who}-{s}", "study_id": f"{who}{s}", "subject_id": who, "path": s} for who in PEOPLE for s in STUDIES
+            {
+                "clip_id": f"{who}-{s}",
+                "study_id": f"{who}{'near' if one_study else s}",
+                "subject_id": who,
+                "path": s,
+                "view": (views or {}).get(s),
+            }
+            for who in PEOPLE
+            for s in STUDIES
         ],
         "labels": list(labels),
         "pairs": [
@@ -37,7 +45,7 @@ def made(path, pairing=None, labels=()):
                 "weight": 1 / 3,
             }
             for who, split in PEOPLE.items()
-            for s in STUDIES
+            for s in (("near",) if one_study else STUDIES)
         ],
     }
     tables = {name: pa.Table.from_pylist(found, SCHEMAS[name]) for name, found in rows.items()}
@@ -45,10 +53,10 @@ def made(path, pairing=None, labels=()):
     return catalog.write(path, root=path.parent, dataset="d", family="f", tables=tables, meta=meta)
 
 
-def join(cat, **options):
+def join(cat, view_of_row=lambda row: "", **options):
     ecg_rows = {f"e{who}": number for number, who in enumerate(PEOPLE)}
     clip_rows = {f"{who}-{s}": number for number, (who, s) in enumerate((w, s) for w in PEOPLE for s in ("far", "near"))}
-    return examples.join([cat], ecg_rows, clip_rows, DataOptions(**options))
+    return examples.join([cat], ecg_rows, clip_rows, DataOptions(**options), view_of_row)
 
 
 def shown(material, split):
@@ -62,6 +70,37 @@ def test_an_ecg_is_passed_with_each_of_its_studies_and_held_out_with_the_nearest
     assert shown(material, "val") == [("eb", [3])]
     assert shown(material, "test") == [("ec", [5])]
     assert [len(split.ecg_id) for split in material.splits.values()] == [1, 1, 1]
+
+
+def test_the_catalogs_view_goes_before_the_teachers_which_is_asked_where_it_has_none(tmp_path):
+    cat = made(tmp_path / "cat", views={"far": "A4C"})
+    seen = {0: "PLAX", 1: "A4C", 2: "PLAX", 3: "PLAX", 4: "A4C", 5: "A2C"}.get
+    by_teacher = join(cat, seen, views="A4C")
+    assert [shown(by_teacher, split) for split in ("train", "val", "test")] == [
+        [("ea", [1]), ("ea", [0])],
+        [("eb", [2])],
+        [("ec", [4])],
+    ]
+    assert "1 cines are A4C by the teacher alone: the catalog names no view of them" in by_teacher.notes
+    assert shown(join(cat, seen, views="PLAX"), "val") == [("eb", [3])]
+    with pytest.raises(UserError, match=r"draw, merge, all, or one of: A2C, A4C, PLAX"):
+        join(cat, seen, views="SSN")
+
+
+def test_studies_and_ecgs_that_are_left_with_nothing_to_show_are_counted(tmp_path):
+    notes = join(made(tmp_path / "cat")).notes
+    assert "3 of 9 paired echo studies have no usable cine in the stores" in notes
+    assert not [note for note in notes if "left without any" in note]
+    notes = join(made(tmp_path / "cat2", views={"far": "A4C", "near": "PLAX"}), views="A4C", window_days=10).notes
+    assert "6 of 6 paired echo studies have no cine of view A4C in the stores" in notes
+    assert "3 of 3 ECGs paired with echo studies are left without any" in notes
+
+
+@pytest.mark.parametrize(("views", "told"), [("all", True), ("draw", False)])
+def test_studies_with_more_views_than_are_shown_are_counted(views, told, tmp_path):
+    material = join(made(tmp_path / "cat", one_study=True), views=views, max_views=1)
+    assert material.clips[0].tolist() == [0, 1]
+    assert any("3 of 3 echo studies have more than data.max_views=1 views" in note for note in material.notes) == told
 
 
 def test_the_window_of_training_narrows_that_of_the_catalog(tmp_path):
