@@ -20,19 +20,41 @@ B batch, V views of all studies, M studies, D dimension.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ecgecho import dist, weights
 from ecgecho.config import DataOptions, OptimOptions, Recipe
 from ecgecho.losses.clip import MAX_LOG_SCALE, clip_loss, log_scale
-from ecgecho.methods import _alone as dist
 from ecgecho.nn.views import Aggregation, drop_views, view_pool
 from ecgecho.types import Batch, Block, Embedding, MethodSizes, UsageError, UserError
 
 TOKEN_NORM_EPS = 1e-5  # Echo2ECG TokenAggregator.py:41-55, computed in fp32
+
+PREFIXES = {
+    "ecg_encoder.": "encoder.",
+    "token_aggregator.ecg_layernorm_global.": "ecg_norm.",
+    "ecg_alignment_global_token.": "ecg_head.",
+    "echo_projection_for_agg.": "project_views.",
+    "echo_view_aggregator.aggregator.": "pool.",
+    "echo_alignment_global_token.": "echo_head.",
+}
+"""The parts' names in the reference's checkpoints, and ours."""
+TEACHER = "echo_encoder."
+"""The frozen teacher lies in the reference's checkpoints too; here it is `cache-echo` that reads clips."""
+COMPONENTS = {
+    "ecg_multimodal.ckpt": "ecg_encoder.",
+    "token_aggregator.ckpt": "token_aggregator.",
+    "ecg_alignment_global_token.ckpt": "ecg_alignment_global_token.",
+    "echo_projection_for_agg.ckpt": "echo_projection_for_agg.",
+    "echo_view_aggregator.ckpt": "echo_view_aggregator.",
+    "echo_alignment_global_token.ckpt": "echo_alignment_global_token.",
+}
+"""The reference's files of one part each, and what their names begin with in its whole checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +173,54 @@ class Echo2Ecg(nn.Module):
             return None, batch.same("subject", "study", rows=rows, gather=dist.gather)
         study = batch.same("study", rows=rows, gather=dist.gather)
         return study, batch.same("subject", rows=rows, gather=dist.gather)
+
+
+def import_weights(model: nn.Module, path: Path) -> list[str]:
+    """Load published weights: a Lightning checkpoint, or the folder of its components (ecg_multimodal.ckpt and others).
+
+    Returns what to print; nothing where `path` holds no part of this method (an encoder's file), and then nothing is loaded.
+    All of the model is there afterwards: what is missing, foreign or of another shape is a UserError that names it. The teacher
+    (`echo_encoder.`) is left out, and so is a `logit_scale`, which the reference never trains.
+    """
+    assert isinstance(model, Echo2Ecg)
+    state = _components(model, path) if path.is_dir() else weights.read_weights(path)
+    if not any(name.startswith(tuple(PREFIXES)) for name in state):
+        return []
+    left_out = [name for name in state if name.startswith(TEACHER) or name.rpartition(".")[2] == "logit_scale"]
+    foreign = [name for name in state if not name.startswith(tuple(PREFIXES)) and name not in left_out]
+    if foreign:
+        raise UserError(f"{path} holds {weights.few(foreign)}, which are no part of echo2ecg; give one of its checkpoints.")
+    ours = {_renamed(name): value for name, value in state.items() if name not in left_out}
+    encoder = {name.removeprefix("encoder."): value for name, value in ours.items() if name.startswith("encoder.")}
+    rest = {name: value for name, value in ours.items() if not name.startswith("encoder.")}
+    weights.fit(model, rest, str(path), ignore=("encoder.", "scale"))
+    weights.fit(model.encoder, encoder, str(path))
+    lines = [f"{path}: {len(ours)} tensors of echo2ecg, {len(encoder)} of them the encoder's"]
+    return [*lines, f"left out by rule: {weights.few(left_out)}"] if left_out else lines
+
+
+def _components(model: Echo2Ecg, folder: Path) -> dict[str, Tensor]:
+    """The reference's component files under the names of its whole checkpoint; empty where there is none."""
+    there = [file for file in COMPONENTS if (folder / file).is_file()]
+    own = [_published(name) for name in model.state_dict() if name != "scale"]
+    missing = [f for f, part in COMPONENTS.items() if f not in there and any(name.startswith(part) for name in own)]
+    if there and missing:
+        hint = " (in its mean mode the reference saves none; its whole checkpoint holds it)"
+        raise UserError(
+            f"{folder} lacks {weights.few(missing)}{hint if missing == ['echo_projection_for_agg.ckpt'] else ''}; "
+            "give the folder of all components, or a whole checkpoint."
+        )
+    return {COMPONENTS[f] + name: value for f in there for name, value in weights.read_weights(folder / f).items()}
+
+
+def _renamed(name: str) -> str:
+    old = next(prefix for prefix in PREFIXES if name.startswith(prefix))
+    return PREFIXES[old] + name.removeprefix(old)
+
+
+def _published(name: str) -> str:
+    old = next(prefix for prefix, new in PREFIXES.items() if name.startswith(new))
+    return old + name.removeprefix(PREFIXES[old])
 
 
 def start_of(echo: Block) -> Tensor:

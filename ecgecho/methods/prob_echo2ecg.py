@@ -35,9 +35,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ecgecho import dist
 from ecgecho.config import Recipe
 from ecgecho.losses.pcme import pcme_loss
-from ecgecho.methods import _alone as dist
 from ecgecho.methods import echo2ecg
 from ecgecho.nn.heads import GaussianHead
 from ecgecho.nn.views import Studies, drop_views
