@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ecgecho.catalog import Catalog, nearest
 from ecgecho.pairs import F64, WINDOW_DAYS, check_window, label_values
-from ecgecho.types import I64, Task, UsageError, UserError
+from ecgecho.types import I64, Classes, Task, UsageError, UserError
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -42,6 +42,29 @@ size. EchoNext says it itself; how MIMIC-IV's is put together is in `datasets/mi
 
 JUDGED = ("lvef_lt_40", "severe_lvh", "dilated_lv")
 """What an evaluation asks of every run."""
+
+
+CLASSES: dict[str, Classes] = {
+    "lvef_3": Classes(name="lvef_3", tasks=("lvef_le_40", "lvef_40_50", "lvef_ge_50"), title="LVEF <= 40 / 40 to 50 / >= 50 %"),
+}
+"""Questions with more than two answers. The first task that is true names the class, so that an LVEF of 40.0 is in the first;
+Echo2ECG writes <= 40, 40-50, >= 50 and leaves open where 40 and 50 lie."""
+
+
+def to_judge(catalogs: Sequence[Catalog]) -> list[str]:
+    """Names of what an evaluation asks of every run on these catalogs: what is judged always, and what they have labels of."""
+    had = {label for catalog in catalogs for label in label_names(catalog)}
+
+    def has(name: str) -> bool:
+        return not had.isdisjoint((TASKS[name].label, *TASKS[name].also))
+
+    return [*JUDGED, *(name for name in ("shd",) if has(name)), *(name for name, c in CLASSES.items() if all(map(has, c.tasks)))]
+
+
+def class_answers(catalog: Catalog, ecg_ids: Sequence[str], classes: Classes, window_days: float = WINDOW_DAYS) -> I64:
+    """(n,) number of the class: the first task that is true; -1 where none is."""
+    true = np.stack([answers(catalog, ecg_ids, find(name), window_days) == 1 for name in classes.tasks])
+    return np.where(true.any(0), true.argmax(0), -1).astype(np.int64)
 
 
 def find(name: str, catalogs: Sequence[Catalog] = ()) -> Task:

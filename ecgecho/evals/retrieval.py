@@ -85,7 +85,7 @@ def hits(inputs: EvalInputs, k: int, similarity: str = "cosine") -> tuple[I64, s
     for start in range(0, len(keys), chunk):
         queries = np.arange(start, min(start + chunk, len(keys)))
         answered[queries] = _answered(text[queries] @ ecg.T - penalty, member[None] == queries[:, None], k)
-    blind = 1 - _none_drawn(len(rows), np.bincount(member), k)
+    blind = 1 - none_drawn(len(rows), np.bincount(member), k)
     return rows, answered[member], float(blind[member].mean())
 
 
@@ -95,16 +95,14 @@ def _answered(likeness: stats.F64, right: stats.Mask, k: int) -> stats.F64:
     above = (likeness > best).sum(1)
     level = likeness == best
     equal, equal_right = level.sum(1), (level & right).sum(1)
-    places = np.clip(k - above, 0, equal)
-    return np.array(
-        [1 - _none_drawn(int(n), m, int(p)) for n, m, p in zip(equal, equal_right, places, strict=True)], dtype=np.float64
-    )
+    return 1 - none_drawn(equal, equal_right, np.clip(k - above, 0, equal))
 
 
-def _none_drawn(n: int, m: stats.Ints, k: int) -> stats.F64:
-    """C(n - m, k) / C(n, k): the chance that k of n drawn blindly hold none of m, as a product of k factors."""
-    left = np.asarray(n - np.asarray(m), dtype=np.float64)
-    result = np.ones_like(left)
-    for drawn in range(k):
-        result = result * np.maximum(left - drawn, 0) / (n - drawn)
+def none_drawn(n: stats.Ints | int, m: stats.Ints | int, k: stats.Ints | int) -> stats.F64:
+    """C(n - m, k) / C(n, k): the chance that k of n drawn blindly hold none of m, a product of k factors. All may be arrays."""
+    n, m, k = np.broadcast_arrays(n, m, k)
+    result = np.ones(n.shape)
+    for drawn in range(int(k.max(initial=0))):
+        factor = np.maximum(n - m - drawn, 0) / np.maximum(n - drawn, 1)
+        result = np.where(drawn < k, result * factor, result)
     return result
