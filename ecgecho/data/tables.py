@@ -174,7 +174,9 @@ def check_contract(store: embed_cache.EmbeddingStore, path: str, contract: EcgCo
         found = "holds the ECGs as recorded"
     else:
         made = {"unit": "mv", **made}  # to_json leaves out that one
-        found = "differs in " + ", ".join(f"{k} ({made.get(k)!r}, not {wanted[k]!r})" for k in wanted if made.get(k) != wanted[k])
+        # Both ways: what one of the two leaves at its default it does not name.
+        differing = [key for key in {**wanted, **made} if made.get(key) != wanted.get(key)]
+        found = "differs in " + ", ".join(f"{key} ({made.get(key)!r}, not {wanted.get(key)!r})" for key in differing)
     raise UserError(
         f"{path} is not made by the contract {contract.name!r} of this encoder: it {found}. "
         f"Make it with `ecgecho cache-ecg CATALOG --contract {contract.name} --out STORE`."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import ecgecho
 import embed_cache
 from ecgecho import cache, catalog, plugins
 from ecgecho.data.batches import Batches
+from ecgecho.data.tables import check_contract
 from ecgecho.ecg.contract import apply_contract
 from ecgecho.ecg.quantise import from_int16
 from ecgecho.train import train
@@ -116,6 +118,14 @@ def test_a_stored_row_is_the_chain_within_half_a_step_and_what_the_recording_was
         np.testing.assert_array_equal(store.read("lead_valid", row)[0], lead_valid)
         assert (stored[~lead_valid] == 0).all()
         assert (stored[:, LENGTHS[item] :] == 0).all()
+
+
+def test_a_store_without_the_chain_and_one_with_it_are_kept_apart(stores, world, encoder):
+    chained = plugins.load("encoders", str(encoder)).CONTRACT
+    plain = replace(chained, chain="")
+    with pytest.raises(UserError, match=r"chain \('otis', not None\)"):
+        check_contract(stores[0], "files.zarr", plain)
+    check_contract(embed_cache.open(world.ecg), "world", chained)
 
 
 def test_no_z_scores_are_fitted_on_chained_signals(run):
