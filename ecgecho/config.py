@@ -81,6 +81,7 @@ class OptimOptions:
     layer_decay: float = field(default=1.0, metadata={"omit_default": True})
     """Below 1, layer l of L of the encoder learns at rate * layer_decay ** (L - 1 - l); for encoders that have `layer_of`."""
     epochs: float = 10.0
+    """0 makes no step: a run out of the weights of `--init`."""
     steps: int = 0
     """Above 0, this many steps whatever `epochs` says."""
     clip_norm: float = 1.0
@@ -95,8 +96,8 @@ class OptimOptions:
             raise UsageError("optim.learning_rate must be above 0, optim.weight_decay and optim.clip_norm not below.")
         if not (0 < self.layer_decay <= 1 and 0 <= self.warmup_start <= 1 and 0 <= self.final_share <= 1):
             raise UsageError("optim.layer_decay must be in (0, 1], optim.warmup_start and optim.final_share in [0, 1].")
-        if self.steps < 0 or (self.steps == 0 and self.epochs <= 0):
-            raise UsageError("optim.epochs or optim.steps must be above 0.")
+        if self.steps < 0 or self.epochs < 0:
+            raise UsageError("optim.epochs and optim.steps must not be below 0.")
         if not 0 <= self.warmup_share < 1:
             raise UsageError(f"optim.warmup_share is {self.warmup_share}; it must be in [0, 1).")
 
