@@ -131,60 +131,49 @@ def search(
             }
             for rank, row in enumerate(order, 1)
         ],
-        "summary": [_summary(measure, "", values, order), *(_summary(n, PHENOTYPES[n], v, order) for n, v in phenotypes.items())],
+        "summary": _summaries(measure, {measure: values, **phenotypes}, order),
         "notes": notes,
     }
 
 
 def render(result: Json) -> str:
     """The result as two tables, for a terminal."""
-    measure, about = result["measure"], result["ecg"]
-    units = {line["name"]: line["unit"] for line in result["summary"]}
-    has_spread = any(study["uncertainty"] is not None for study in result["found"])
-    names = [line["name"] for line in result["summary"][1:]]
-    head = [
-        "rank",
-        "study",
-        measure,
-        *(["uncertainty"] if has_spread else []),
-        "views",
-        "split",
-        *(f"{n} {_short(units[n])}" for n in names),
-    ]
-    rows = [
-        [
-            str(study["rank"]),
-            study["study_id"],
-            f"{study[measure]:.4g}",
-            *([_shown(study["uncertainty"])] if has_spread else []),
-            str(study["views"]),
-            study["split"] + (" (learnt from)" if study["split"] == "train" else ""),
-            *(_shown(study["phenotypes"][name]) for name in names),
-        ]
-        for study in result["found"]
-    ]
-    k = len(result["found"])
-    told = [
-        [
-            f"{line['name']} {line['unit']}".strip(),
-            _middle(line["found"], f" of {line['found']['n']}"),
-            _middle(line["store"], f" of {line['store']['n']}"),
-            "-" if line["chance"] is None else f"{line['chance'][0]:.4g} to {line['chance'][1]:.4g}",
-        ]
-        for line in result["summary"]
-    ]
+    found, measure, about = result["found"], result["measure"], result["ecg"]
+    columns = {
+        "rank": [str(study["rank"]) for study in found],
+        "study": [study["study_id"] for study in found],
+        measure: [_shown(study[measure]) for study in found],
+        "uncertainty": [_shown(study["uncertainty"]) for study in found],
+        "views": [str(study["views"]) for study in found],
+        "split": [f"{study['split']}{' (learnt from)' if study['split'] == 'train' else ''}" for study in found],
+        **{
+            _titled(line): [_shown(study["phenotypes"][line["name"]]) for study in found]
+            for line in result["summary"]
+            if line["name"] != measure
+        },
+    }
+    if all(study["uncertainty"] is None for study in found):
+        del columns["uncertainty"]
+    told = {
+        "median (middle half)": [_titled(line) for line in result["summary"]],
+        f"the {len(found)}": [_middle(line["found"]) for line in result["summary"]],
+        "all studies": [_middle(line["store"]) for line in result["summary"]],
+        f"median of {len(found)} at random, 95 %": [_ends(line["chance"]) for line in result["summary"]],
+    }
     order = "highest first" if measure == "cosine" else "closed-form sampled distance, lowest first"
-    simulated = "SIMULATED cohort, no real person. " if result["simulated"] else ""
-    own = "" if about["uncertainty"] is None else f", uncertainty {about['uncertainty']:.4g}"
+    own = "" if about["uncertainty"] is None else f", uncertainty {_shown(about['uncertainty'])}"
+    padded = f" (padded with {about['padded_seconds']:.4g} s of zeros)" if about["padded_seconds"] else ""
+    noted = f"; noted: {', '.join(about['defects'])}" if about["defects"] else ""
     lines = [
-        f"{simulated}The {k} of {result['num_studies']} studies most like this ECG, "
-        f"by {result['run']['method']} on {result['run']['encoder']}; {measure}: {order}.",
-        f"ECG: {about['seconds']:.4g} s, {about['leads']} leads{own}",
+        f"{'SIMULATED cohort, no real person. ' if result['simulated'] else ''}"
+        f"The {len(found)} of {result['num_studies']} studies most like this ECG, by {result['run']['name']} "
+        f"({result['run']['method']} on {result['run']['encoder']}); {measure}: {order}.",
+        f"ECG: {about['seconds']:.4g} s{padded}, {about['leads']} leads{own}{noted}",
         "",
-        *_aligned([head, *rows]),
+        *_aligned(columns),
         "",
-        *_aligned([["median (middle half)", f"the {k}", "all studies", f"median of {k} at random, 95 %"], *told]),
-        *result["notes"],
+        *_aligned(told),
+        *(f"note: {note}" for note in result["notes"]),
     ]
     return "\n".join(lines)
 
@@ -312,13 +301,19 @@ def _measured(catalog: Catalog, study_ids: Sequence[str], label: str, window_day
     return np.array(values.to_numpy(zero_copy_only=False), np.float64)
 
 
-def _summary(name: str, unit: str, values: F64, found: I64) -> Json:
+def _summaries(measure: str, values: Mapping[str, F64], found: I64) -> list[Json]:
     """What is known of the k beside all, and where the median of k studies drawn at random falls in 95 % of draws."""
     rng = np.random.default_rng(0)
-    drawn = np.stack([rng.choice(len(values), len(found), replace=False) for _ in range(DRAWS)])
-    medians = [np.median(some) for some in (row[np.isfinite(row)] for row in values[drawn]) if len(some)]
-    chance = [float(end) for end in np.quantile(medians, (0.025, 0.975))] if medians else None
-    return {"name": name, "unit": unit, "found": _spread(values[found]), "store": _spread(values), "chance": chance}
+    size = len(values[measure])
+    drawn = np.stack([rng.choice(size, len(found), replace=False) for _ in range(DRAWS)])
+    result = []
+    for name, column in values.items():
+        known = column[drawn]
+        known = known[np.isfinite(known).any(1)]
+        chance = np.quantile(np.nanmedian(known, axis=1), (0.025, 0.975)).tolist() if len(known) else None
+        line = {"name": name, "unit": PHENOTYPES.get(name, ""), "found": _spread(column[found]), "store": _spread(column)}
+        result.append({**line, "chance": chance})
+    return result
 
 
 def _spread(values: F64) -> Json:
@@ -347,18 +342,23 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _short(unit: str) -> str:
-    return f"[{unit}]"
+def _titled(line: Json) -> str:
+    return f"{line['name']} [{line['unit']}]" if line["unit"] else str(line["name"])
 
 
-def _middle(spread: Json, ending: str) -> str:
-    if spread["median"] is None:
+def _middle(spread: Json) -> str:
+    if not spread["n"]:
         return "-"
-    return f"{spread['median']:.4g} ({spread['low']:.4g} to {spread['high']:.4g}){ending}"
+    return f"{_shown(spread['median'])} ({_ends((spread['low'], spread['high']))}), n {spread['n']}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def _ends(ends: Sequence[float] | None) -> str:
+    return "-" if ends is None else " to ".join(map(_shown, ends))
+
+
+def _aligned(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    rows = zip(*([title, *cells] for title, cells in columns.items()), strict=True)
+    widths = [max(map(len, (title, *cells))) for title, cells in columns.items()]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
