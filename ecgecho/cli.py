@@ -465,10 +465,17 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Directory of a run.")],
     catalog: Annotated[Path | None, typer.Option("--catalog", help="Judge on another catalog.")] = None,
     ecg: Annotated[Path | None, typer.Option("--ecg", help="Its ECG store.")] = None,
+    echo: Annotated[
+        list[Path] | None, typer.Option("--echo", help="Echo stores of the catalog (default: the run's own); may be repeated.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Metrics file (default: in RUN).")] = None,
     evals: Annotated[list[str] | None, typer.Option("--evals", help="Which (default: all); may be repeated.")] = None,
     tasks: Annotated[
         list[str] | None, typer.Option("--task", help="A question, or a 0/1 label such as ptbxl.superclass.MI; may be repeated.")
+    ] = None,
+    labels_share: Annotated[
+        list[str] | None,
+        typer.Option("--labels-share", metavar="SHARE,...", help="Of the training labels, as 0.001,0.01,0.1,1 (default: 0.1,1)."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of the label shares.")] = 0,
     bootstraps: Annotated[int, typer.Option(min=10, help="Resamples of subjects behind an interval.")] = 1000,
@@ -476,7 +483,7 @@ def evaluate(
     sets: Set = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a run: zero-shot, probes, fine-tuning, retrieval, uncertainty, each with its interval and floor."""
+    """Judge a run: zero-shot, probes, neighbours, fine-tuning, retrieval, uncertainty, each with its interval and floor."""
     _check_device(device)
     from ecgecho import evaluate as story
     from ecgecho.report.tables import table
@@ -484,8 +491,8 @@ def evaluate(
     began = time.monotonic()
     out = out or story.place(run, catalog)
     result = story.evaluate(
-        run, catalog=catalog, ecg=ecg, evals=evals or None, seed=seed, bootstraps=bootstraps, device=device,
-        tasks=tasks or None, settings=sets or [], out=out,
+        run, catalog=catalog, ecg=ecg, echo=echo or (), evals=evals or None, seed=seed, bootstraps=bootstraps, device=device,
+        tasks=tasks or None, settings=sets or [], out=out, labels_share=_shares(labels_share or ["0.1,1"]),
     )  # fmt: skip
     print(json.dumps(result, indent=1) if as_json else table(result))
     close("eval", out, {"rows": len(result["rows"])}, 0, time.monotonic() - began, "", quiet=as_json)
@@ -613,6 +620,14 @@ def _show_inspection(found: Mapping[str, Any]) -> None:
         print(f"missing: {what}")
     if found["unchanged"]:
         print("the catalog is there and up to date.")
+
+
+def _shares(words: list[str]) -> tuple[float, ...]:
+    """0.001,0.01 and the like."""
+    try:
+        return tuple(float(part) for word in words for part in word.split(",") if part.strip())
+    except ValueError:
+        raise usage(f"--labels-share is {','.join(words)!r}; give shares above 0 and at most 1, as 0.001,0.01,0.1,1.") from None
 
 
 def _one_of(option: str, word: str, known: tuple[str, ...]) -> None:

@@ -4,6 +4,8 @@ What the run cannot do is a row with its reason. `metrics.json` holds every numb
 held against; `predictions.parquet` beside it holds the score of every judged ECG (ids and labels, no signal and no text), so that
 report/tables.py can set two runs against each other ECG by ECG.
 
+A run that learnt from echo also embeds the echo studies of the test split, and is asked for one by the other.
+
 Judging elsewhere: the other catalog's own splits are used, the probes are fitted on its training split, and a subject of its test
 split that the run was trained on is an error. Ids of another family cannot be compared, which is said.
 """
@@ -35,17 +37,39 @@ from ecgecho import catalog as tables
 from ecgecho import config, embed, log, pairs, plugins, stats
 from ecgecho import tasks as questions
 from ecgecho.catalog import Catalog, subject_tag
+from ecgecho.data.examples import TOGETHER
 from ecgecho.data.sources import catalog_hash
-from ecgecho.data.tables import SignalTable
+from ecgecho.data.tables import EchoTable, SignalTable
 from ecgecho.data.texts import key_of
 from ecgecho.embed import Student
 from ecgecho.state import write_json
-from ecgecho.types import I64, EvalInputs, EvalRow, Json, Task, UsageError, UserError
+from ecgecho.types import (
+    I64,
+    Classes,
+    EvalInputs,
+    EvalRow,
+    Json,
+    Phenotype,
+    StudyInputs,
+    Task,
+    UsageError,
+    UserError,
+)
 
 SCHEMA = "ecgecho.metrics"
 VERSION = 1
 PREDICTIONS = "predictions.parquet"
-ORDER = ("zero_shot", "linear_probe", "fine_tune", "supervised", "floor", "retrieval", "uncertainty")
+ORDER = (
+    "zero_shot",
+    "linear_probe",
+    "knn",
+    "fine_tune",
+    "supervised",
+    "floor",
+    "retrieval",
+    "phenotype_retrieval",
+    "uncertainty",
+)
 LEVEL_SHARE = 0.02  # of the whole fall of the validation loss: a training that gains less in its last fifth has levelled off
 HEAD_RATE = 10.0  # the head starts from nothing, the encoder does not
 CHECKS = 6  # how often fine-tuning looks at the validation split
@@ -57,6 +81,7 @@ def evaluate(
     *,
     catalog: Path | None = None,
     ecg: Path | None = None,
+    echo: Sequence[Path] = (),
     evals: Sequence[str] | None = None,
     labels_share: Sequence[float] = (0.1, 1.0),
     seed: int = 0,
@@ -69,20 +94,24 @@ def evaluate(
 ) -> Json:
     """Judge a run on the test split of its own catalogs, or of another; writes `out` (default `place`), gives the same.
 
-    `tasks` are names that `tasks.find` knows; without, the usual ones and those of the run's own that these catalogs know.
+    `tasks` are names that `tasks.find` or `tasks.CLASSES` knows; without, the usual ones and those of the run's own that these
+    catalogs know. `echo` are echo stores; without, a run judged on its own catalogs takes those it was trained on.
     `settings` are words such as "fine_tune.steps=40". All rows of the result are `EvalRow` without its arrays.
     """
     began = time.monotonic()
+    _check_shares(labels_share)
     chosen = _chosen(evals, settings)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     student = embed.load(run, device=where)
     catalogs, stores = _sources(student, catalog, ecg)
     notes = _refuse_leaks(student, catalogs)
     signals = student.open_signals(stores)
-    wanted = tasks if tasks is not None else (*questions.JUDGED, *questions.known(student.tasks, catalogs))
-    cohort = _cohort(catalogs, signals, tuple(questions.find(name, catalogs) for name in dict.fromkeys(wanted)), window_days)
+    wanted = tasks if tasks is not None else (*questions.to_judge(catalogs), *questions.known(student.tasks, catalogs))
+    cohort = _cohort(catalogs, signals, *_questions(wanted, catalogs), window_days)
     log.say(f"judging {run.name} on {cohort.describe()}")
-    inputs = _inputs(student, signals, cohort, shares=tuple(labels_share), seed=seed, bootstraps=bootstraps)
+    studies = _studies(student, catalogs, cohort, echo, elsewhere=catalog is not None, window_days=window_days)
+    shares = tuple(sorted(set(labels_share)))
+    inputs = _inputs(student, signals, cohort, studies, shares=shares, seed=seed, bootstraps=bootstraps)
 
     rows: list[EvalRow] = []
     with log.Bar("evaluations", len(chosen), unit="evals") as bar:
@@ -108,12 +137,14 @@ def evaluate(
             "window_days": window_days,
             "counts": cohort.counts(),
             "notes": notes + cohort.notes,
+            **({} if isinstance(studies, str) else studies.about()),
         },
         "seed": seed,
         "bootstraps": bootstraps,
-        "labels_share": list(labels_share),
+        "labels_share": list(shares),
         "evals": {name: config.to_json(settled) for name, settled in chosen.items()},
         "tasks": {task.name: task.title for task in cohort.tasks},
+        "classes": {asked.name: {"title": asked.title, "tasks": list(asked.tasks)} for asked in cohort.classes},
         "rows": [_row_json(row) for row in rows],
     }
     result["digest"] = config.digest(result)
@@ -121,7 +152,7 @@ def evaluate(
     target = out if out is not None else place(run, catalog)
     target.parent.mkdir(parents=True, exist_ok=True)
     own = target.name == "metrics.json"
-    _write_predictions(target.with_name(PREDICTIONS if own else f"{target.stem}.{PREDICTIONS}"), rows, inputs, cohort)
+    _write_predictions(target.with_name(PREDICTIONS if own else f"{target.stem}.{PREDICTIONS}"), rows, inputs, cohort, studies)
     write_json(target, result)
     return result
 
@@ -145,6 +176,9 @@ class Cohort:
     split: Any
     labels: Mapping[str, I64]
     tasks: tuple[Task, ...]
+    classes: Mapping[Classes, I64]
+    people: tuple[str, ...]
+    """Who the numbers of `subject` are; never written anywhere."""
     text_key: I64
     texts: tuple[str, ...]
     """Distinct reports of the test split; never written anywhere."""
@@ -154,10 +188,11 @@ class Cohort:
         """Equal for equal questions: which ECGs, in which split, with which labels."""
         parts = [json.dumps(self.ecg_id), json.dumps(self.split.tolist()), json.dumps(self.subject.tolist())]
         parts += [json.dumps([name, self.labels[name].tolist()]) for name in sorted(self.labels)]
+        parts += [json.dumps([asked.name, asked.tasks, number.tolist()]) for asked, number in self.classes.items()]
         return hashlib.sha256("\n".join([*parts, json.dumps(self.text_key.tolist())]).encode()).hexdigest()
 
     def counts(self) -> Json:
-        """Per split: ECGs, subjects, and of each task the positives and what is known."""
+        """Per split: ECGs, subjects, of each task the positives and what is known, and how many are in each class."""
         result: Json = {}
         for name in ("train", "val", "test"):
             here = self.split == name
@@ -165,6 +200,10 @@ class Cohort:
                 "ecgs": int(here.sum()),
                 "subjects": len(np.unique(self.subject[here])),
                 "tasks": {t: [int((y[here] == 1).sum()), int((y[here] >= 0).sum())] for t, y in self.labels.items()},
+                "classes": {
+                    asked.name: [int((number[here] == c).sum()) for c in range(len(asked.tasks))]
+                    for asked, number in self.classes.items()
+                },
             }
         return result
 
@@ -175,8 +214,27 @@ class Cohort:
         return f"{counts['test']['ecgs']} test ECGs of {counts['test']['subjects']} subjects ({labelled})"
 
 
-def _cohort(catalogs: Sequence[Catalog], signals: SignalTable, tasks: tuple[Task, ...], window_days: float) -> Cohort:
-    """Test ECGs with a report or a label, and labelled ECGs of the other splits; those the stores lack are counted."""
+def _questions(names: Sequence[str], catalogs: Sequence[Catalog]) -> tuple[tuple[Task, ...], tuple[Classes, ...]]:
+    """Each once."""
+    once = list(dict.fromkeys(names))
+    classes = tuple(questions.CLASSES[name] for name in once if name in questions.CLASSES)
+    return tuple(questions.find(name, catalogs) for name in once if name not in questions.CLASSES), classes
+
+
+def _check_shares(shares: Sequence[float]) -> None:
+    if not shares or (wrong := [share for share in shares if not 0 < share <= 1]):
+        shown = f"{wrong[0]:g}" if shares else "missing"
+        raise UsageError(f"a share of the training labels is {shown}; it must be above 0 and at most 1, as 0.1 for a tenth.")
+
+
+def _cohort(
+    catalogs: Sequence[Catalog],
+    signals: SignalTable,
+    tasks: tuple[Task, ...],
+    classes: tuple[Classes, ...],
+    window_days: float,
+) -> Cohort:
+    """Test ECGs with a report, a label or a study, and labelled ECGs of the other splits; those the stores lack are counted."""
     parts, notes, absent = [], [], 0
     for number, catalog in enumerate(catalogs):
         ecgs = catalog.ecgs
@@ -189,6 +247,9 @@ def _cohort(catalogs: Sequence[Catalog], signals: SignalTable, tasks: tuple[Task
         }
         for task in tasks:
             frame[task.name] = questions.answers(catalog, ecgs["ecg_id"].to_pylist(), task, window_days)
+        for asked in classes:
+            frame[asked.name] = questions.class_answers(catalog, ecgs["ecg_id"].to_pylist(), asked, window_days)
+        frame["studied"] = pc.is_in(_flat(ecgs["ecg_id"]), value_set=_flat(_paired(catalog, window_days)["ecg_id"]))
         text_row = pc.index_in(_flat(ecgs["ecg_id"]), value_set=_flat(catalog.pairs["ecg_id"]))
         frame["text_id"] = _flat(catalog.pairs["text_id"]).take(text_row)
         part = pa.table(frame)
@@ -198,28 +259,145 @@ def _cohort(catalogs: Sequence[Catalog], signals: SignalTable, tasks: tuple[Task
     whole = pa.concat_tables(parts).sort_by("ecg_id")
     labels = {task.name: whole[task.name].to_numpy() for task in tasks}
     split = np.array(whole["split"].to_pylist(), dtype=np.str_)
-    labelled = np.any([y >= 0 for y in labels.values()], axis=0)
+    numbers = {asked: whole[asked.name].to_numpy() for asked in classes}
+    labelled = np.any([y >= 0 for y in (*labels.values(), *numbers.values())], axis=0)
     reported = (split == "test") & whole["text_id"].is_valid().to_numpy()
-    wanted = np.flatnonzero(np.isin(split, ("train", "val", "test")) & (labelled | reported))
+    studied = (split == "test") & whole["studied"].to_numpy()
+    wanted = np.flatnonzero(np.isin(split, ("train", "val", "test")) & (labelled | reported | studied))
     if not (split[wanted] == "test").any():
         raise UserError(
-            f"{', '.join(str(c.path) for c in catalogs)}: no ECG of the test split with a report or a label is in the stores. "
+            f"{', '.join(str(c.path) for c in catalogs)}: no ECG of the test split with a report, a label or an echo "
+            "study is in the stores. "
             "Were the stores made from these catalogs, and do the subjects have splits?"
         )
     if absent:
         notes.append(f"{absent} ECGs of the catalogs are not in the ECG stores")
     text_key, texts = _reports(catalogs, whole, np.flatnonzero(reported))
+    people, subject = np.unique(np.array(whole["person"].to_pylist()), return_inverse=True)
     return Cohort(
         ecg_id=tuple(whole["ecg_id"].take(wanted).to_pylist()),
         row=np.array([signals.rows[i] for i in whole["ecg_id"].take(wanted).to_pylist()], np.int64),
-        subject=np.unique(np.array(whole["person"].to_pylist()), return_inverse=True)[1][wanted].astype(np.int64),
+        subject=subject[wanted].astype(np.int64),
+        people=tuple(people.tolist()),
         split=split[wanted],
         labels={name: y[wanted].astype(np.int64) for name, y in labels.items()},
         tasks=tasks,
+        classes={asked: number[wanted].astype(np.int64) for asked, number in numbers.items()},
         text_key=text_key[wanted],
         texts=texts,
         notes=notes,
     )
+
+
+def _paired(catalog: Catalog, window_days: float) -> pa.Table:
+    """ECG and study of the pairs within the window, the nearest first."""
+    rows = catalog.pairs.select(["ecg_id", "study_id", "gap_days"]).filter(pc.is_valid(catalog.pairs["study_id"]))
+    gap = pc.fill_null(pc.abs(rows["gap_days"]), 0.0)
+    near = pc.less_equal(gap, window_days)
+    order = np.argsort(gap.filter(near).to_numpy(), kind="stable")
+    return rows.filter(near).take(order)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Studies:
+    """The echo studies of the test split that the run can embed."""
+
+    inputs: StudyInputs
+    study_id: tuple[str, ...]
+    stores: tuple[str, ...]
+    """Hashes of their content."""
+
+    def about(self) -> Json:
+        """What it says of itself in metrics.json; equal hashes are equal galleries."""
+        measured = {p.name: p.values.tolist() for p in self.inputs.phenotypes}
+        parts = [json.dumps(self.study_id), json.dumps(self.inputs.of_ecg.tolist()), json.dumps(measured)]
+        return {
+            "echo_stores": list(self.stores),
+            "studies": {
+                "studies": len(self.study_id),
+                "subjects": len(np.unique(self.inputs.subject)),
+                "ecgs": int((self.inputs.of_ecg >= 0).sum()),
+                "phenotypes": {
+                    p.name: {"title": p.title, "unit": p.unit, "studies": int(np.isfinite(p.values).sum())}
+                    for p in self.inputs.phenotypes
+                },
+                "sha256": hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+            },
+        }
+
+
+def _studies(
+    student: Student, catalogs: Sequence[Catalog], cohort: Cohort, echo: Sequence[Path], *, elsewhere: bool, window_days: float
+) -> Studies | str:
+    """The studies of the test split with usable cines in the echo stores, embedded; or why there are none."""
+    name = student.recipe.method_name
+    if not student.has_echo:
+        without = student.run.get("teacher") is None
+        return f"{name} was trained without echo" if without else f"{name} does not embed echo studies"
+    if elsewhere and not echo:
+        return "no echo store of this catalog was given; name it with --echo"
+    stores = list(echo) or student.source_paths("echos")
+    gone = [path for path in stores if not str(path).startswith(("s3:", "gs:")) and not path.exists()]
+    if gone and not echo:
+        return "the echo stores that the run was trained on are not there; name them with --echo"
+    table = student.open_echo(stores)
+    people = {person: number for number, person in enumerate(cohort.people)}
+    ids: list[str] = []
+    rows: list[I64] = []
+    subject: list[int] = []
+    of_ecg = np.full(len(cohort.ecg_id), -1, np.int64)
+    values: dict[str, list[stats.F64]] = {label: [] for label in questions.PHENOTYPES}
+    for catalog in catalogs:
+        found, owner = _cines(student, catalog, table)
+        start, names = len(ids), sorted(found)
+        ids += names
+        rows += [np.array(sorted(found[study]), np.int64) for study in names]
+        for study in names:
+            subject.append(people.setdefault(f"{catalog.family}\x1f{owner[study]}", len(people)))
+        _nearest_studies(_paired(catalog, window_days), cohort.ecg_id, names, start, of_ecg)
+        for label, parts in values.items():
+            parts.append(questions.study_values(catalog, names, label, window_days))
+    if not ids:
+        return "the echo stores hold no usable cine of a study of the test split"
+    of_ecg[cohort.split != "test"] = -1
+    mean, logvar = student.embed_studies(table, rows)
+    if not np.isfinite(mean).all() or (logvar is not None and not np.isfinite(logvar).all()):
+        raise UserError(f"{student.path} gives embeddings of studies that are not finite; its training diverged.")
+    measured = {label: np.concatenate(parts) for label, parts in values.items()}
+    phenotypes = tuple(
+        Phenotype(name=label, title=title, unit=unit, values=measured[label])
+        for label, (title, unit) in questions.PHENOTYPES.items()
+        if np.isfinite(measured[label]).any()
+    )
+    inputs = StudyInputs(mean=mean, logvar=logvar, subject=np.array(subject, np.int64), of_ecg=of_ecg, phenotypes=phenotypes)
+    return Studies(inputs=inputs, study_id=tuple(ids), stores=tuple(embed_cache.open(path).content_hash() for path in stores))
+
+
+def _cines(student: Student, catalog: Catalog, table: EchoTable) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Study of the test split -> its usable cines in the table, of the view that the run learnt from; and whose it is."""
+    test, wanted = set(_subjects(catalog, "test")), student.recipe.data.views
+    found: dict[str, list[int]] = {}
+    owner: dict[str, str] = {}
+    columns = ("clip_id", "study_id", "subject_id", "kind", "view")
+    for clip_id, study_id, subject_id, kind, view in zip(*(catalog.clips[c].to_pylist() for c in columns), strict=True):
+        row = table.rows.get(clip_id)
+        if row is None or subject_id not in test or kind not in (None, "b_mode") or study_id is None:
+            continue
+        if wanted not in TOGETHER and (view or table.view_of_row(row)) != wanted:
+            continue
+        found.setdefault(study_id, []).append(row)
+        owner[study_id] = subject_id
+    return found, owner
+
+
+def _nearest_studies(paired: pa.Table, ecg_ids: Sequence[str], studies: Sequence[str], start: int, of_ecg: I64) -> None:
+    """Writes into `of_ecg` the nearest of these studies, numbered from `start`, of each ECG that is paired with one."""
+    place = pc.index_in(_flat(paired["ecg_id"]), value_set=pa.array(ecg_ids, pa.string()))
+    number = pc.index_in(_flat(paired["study_id"]), value_set=pa.array(studies, pa.string()))
+    both = pc.and_(pc.is_valid(place), pc.is_valid(number))
+    ecg, study = (column.filter(both).to_numpy(zero_copy_only=False) for column in (place, number))
+    first = np.unique(ecg, return_index=True)[1]  # the nearest comes first
+    of_ecg[ecg[first]] = study[first] + start
 
 
 def _reports(catalogs: Sequence[Catalog], whole: pa.Table, rows: I64) -> tuple[I64, tuple[str, ...]]:
@@ -244,7 +422,14 @@ def _reports(catalogs: Sequence[Catalog], whole: pa.Table, rows: I64) -> tuple[I
 
 
 def _inputs(
-    student: Student, signals: SignalTable, cohort: Cohort, *, shares: tuple[float, ...], seed: int, bootstraps: int
+    student: Student,
+    signals: SignalTable,
+    cohort: Cohort,
+    studies: Studies | str,
+    *,
+    shares: tuple[float, ...],
+    seed: int,
+    bootstraps: int,
 ) -> EvalInputs:
     """Everything embedded once."""
     mean, logvar = student.embed_rows(signals, cohort.row)
@@ -257,6 +442,10 @@ def _inputs(
         "supervised": f"{student.recipe.method_name} predicts no labels",
         "uncertainty": f"{student.recipe.method_name} has no variance",
     }
+    if isinstance(studies, str):
+        absent["echo"] = studies
+    else:
+        values["studies"] = studies.inputs
     if student.has_text:
         values["embed_texts"] = lambda texts: student.embed_texts(texts)[0]
         if cohort.texts:
@@ -273,6 +462,7 @@ def _inputs(
         split=cohort.split,
         tasks=cohort.tasks,
         labels=cohort.labels,
+        classes=cohort.classes,
         text_key=cohort.text_key,
         floor_mean=floor_mean,
         fine_tune=FineTuner(student=student, signals=signals, rows=cohort.row),
@@ -513,26 +703,37 @@ def _code() -> Json:
     }
 
 
-def _write_predictions(path: Path, rows: Sequence[EvalRow], inputs: EvalInputs, cohort: Cohort) -> None:
-    """One row per evaluation, draw and ECG."""
-    ecg_id = np.array(cohort.ecg_id)
+def _write_predictions(path: Path, rows: Sequence[EvalRow], inputs: EvalInputs, cohort: Cohort, studies: Studies | str) -> None:
+    """One row per evaluation, draw, class (-1 where there are none) and ECG; where studies are asked, `ecg_id` is the study's."""
+    known = {"ecg": (np.array(cohort.ecg_id), inputs.subject)}
+    if not isinstance(studies, str):
+        known["study"] = (np.array(studies.study_id), studies.inputs.subject)
+    numbers = {asked.name: (number, len(asked.tasks)) for asked, number in cohort.classes.items()}
     parts = []
     for row in rows:
         if row.rows is None or row.scores is None or not row.scores.size:
             continue
-        draws, n = row.scores.shape
-        y = inputs.labels[row.task][row.rows] if row.task in inputs.labels else np.full(n, -1)
+        lines, n = row.scores.shape
+        y, classes = np.full(n, -1), 0
+        if row.task in inputs.labels:
+            y = inputs.labels[row.task][row.rows]
+        elif row.task in numbers:
+            y, classes = numbers[row.task][0][row.rows], numbers[row.task][1]
+        line = np.arange(lines)
+        draw, number = (line // classes, line % classes) if classes else (line, np.full(lines, -1))
+        ids, subject = known[row.unit]
+        told = {name: pa.array([getattr(row, name)]) for name in ("evaluation", "task", "metric")}
+        same = pa.array(np.zeros(lines * n, np.int32))
         parts.append(
             pa.table(
                 {
-                    "evaluation": pa.array([row.evaluation] * draws * n),
-                    "task": pa.array([row.task] * draws * n),
-                    "metric": pa.array([row.metric] * draws * n),
-                    "share": pa.array([row.share] * draws * n, pa.float64()),
-                    "draw": np.repeat(np.arange(draws, dtype=np.int16), n),
-                    "ecg_id": np.tile(ecg_id[row.rows], draws),
-                    "subject": np.tile(inputs.subject[row.rows], draws),
-                    "y": np.tile(y.astype(np.int8), draws),
+                    **{name: pa.DictionaryArray.from_arrays(same, word).dictionary_decode() for name, word in told.items()},
+                    "share": pa.array([row.share] * lines * n, pa.float64()),
+                    "draw": np.repeat(draw.astype(np.int16), n),
+                    "class": np.repeat(number.astype(np.int8), n),
+                    "ecg_id": np.tile(ids[row.rows], lines),
+                    "subject": np.tile(subject[row.rows], lines),
+                    "y": np.tile(y.astype(np.int8), lines),
                     "score": row.scores.ravel(),
                 }
             )

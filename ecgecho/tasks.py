@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgecho.catalog import Catalog, nearest
-from ecgecho.pairs import F64, WINDOW_DAYS, check_window, label_values
+from ecgecho.pairs import F64, WINDOW_DAYS, check_window, label_values, nearest_in_time
 from ecgecho.types import I64, Classes, Task, UsageError, UserError
 
 TASKS: dict[str, Task] = {
@@ -49,6 +49,18 @@ CLASSES: dict[str, Classes] = {
 }
 """Questions with more than two answers. The first task that is true names the class, so that an LVEF of 40.0 is in the first;
 Echo2ECG writes <= 40, 40-50, >= 50 and leaves open where 40 and 50 lie."""
+
+
+PHENOTYPES: dict[str, tuple[str, str]] = {
+    "lvef": ("LVEF", "%"),
+    "edv_ml": ("end-diastolic volume", "ml"),
+    "esv_ml": ("end-systolic volume", "ml"),
+    "sv_ml": ("stroke volume", "ml"),
+    "lvedd_mm": ("end-diastolic diameter", "mm"),
+    "wall_mm": ("wall thickness", "mm"),
+}
+"""Label -> title and unit of what is measured of a study; where no label says the stroke volume, it is the difference of the two
+volumes."""
 
 
 def to_judge(catalogs: Sequence[Catalog]) -> list[str]:
@@ -98,7 +110,31 @@ def answers(catalog: Catalog, ecg_ids: Sequence[str], task: Task, window_days: f
     return task.of(values)
 
 
+def study_values(catalog: Catalog, study_ids: Sequence[str], label: str, window_days: float = WINDOW_DAYS) -> F64:
+    """(S,) values of a label: the study's own, else its subject's nearest in time that is of no other study and no ECG; NaN."""
+    known = label_names(catalog)
+    if label == "sv_ml" and label not in known:
+        return study_values(catalog, study_ids, "edv_ml", window_days) - study_values(catalog, study_ids, "esv_ml", window_days)
+    if label not in known or not study_ids:
+        return np.full(len(study_ids), np.nan)
+    labels = catalog.labels_named(label)
+    clips = catalog.table("clips", columns=("study_id", "subject_id", "time"))
+    whole = clips.group_by("study_id").aggregate([("subject_id", "min"), ("time", "min")])
+    whole = whole.rename_columns([name.removesuffix("_min") for name in whole.column_names])
+    asked = whole.take(pc.index_in(pa.array(study_ids, pa.string()), value_set=_flat(whole["study_id"])))
+    own = labels.filter(pc.is_valid(labels["study_id"]))
+    free = labels.filter(pc.and_(pc.is_null(labels["study_id"]), pc.is_null(labels["ecg_id"])))
+    near = nearest_in_time(asked, free, window_days).row
+    direct = _flat(own["value"]).take(pc.index_in(_flat(asked["study_id"]), value_set=_flat(own["study_id"])))
+    found = pc.coalesce(direct, _flat(free["value"]).take(pa.array(near, mask=near < 0)))
+    return np.array(found.to_numpy(zero_copy_only=False), np.float64)
+
+
 @lru_cache(maxsize=16)
 def label_names(catalog: Catalog) -> tuple[str, ...]:
     """The names that the labels of a catalog have."""
     return tuple(pc.unique(catalog.table("labels", columns=("name",))["name"].cast(pa.string())).to_pylist())
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
