@@ -83,8 +83,10 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], where: str, *, ignore: S
     """Load `state` into `module`, all of it or not at all; UserError naming what is missing, unexpected or of another shape.
 
     `ignore` names entries, or with a dot at the end beginnings of names, that either side may have without the other.
-    `where` is the file, for the message.
+    `where` is the file, for the message. A module with `adapted(state) -> state` brings published tensors to its own shapes.
     """
+    adapted = getattr(module, "adapted", None)
+    state = adapted(state) if adapted else state
     expected = module.state_dict()
     missing = [key for key in expected if key not in state and not _listed(key, ignore)]
     unexpected = [key for key in state if key not in expected and not _listed(key, ignore)]
@@ -101,13 +103,13 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], where: str, *, ignore: S
     ]
     if missing or unexpected or shapes or kinds:
         raise UserError(
-            f"{where} does not fit {type(module).__name__}: missing {_few(missing)}; unexpected {_few(unexpected)}; "
-            f"other shapes: {_few(shapes)}; other kinds: {_few(kinds)}. Give the file of this very model and size."
+            f"{where} does not fit {type(module).__name__}: missing {few(missing)}; unexpected {few(unexpected)}; "
+            f"other shapes: {few(shapes)}; other kinds: {few(kinds)}. Give the file of this very model and size."
         )
     infinite = [key for key in both if state[key].is_floating_point() and not bool(state[key].isfinite().all())]
     if infinite:
         raise UserError(
-            f"{where} holds values that are no finite numbers in {_few(infinite)}; its training diverged, or it is damaged. "
+            f"{where} holds values that are no finite numbers in {few(infinite)}; its training diverged, or it is damaged. "
             "Get it again, or take an earlier checkpoint."
         )
     module.load_state_dict({key: state[key] for key in both}, strict=False)
@@ -117,6 +119,12 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def few(names: Sequence[str]) -> str:
+    """At most five of `names` and how many more there are, for a message; "nothing" where there are none."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (", ".join(names[:5]) or "nothing") + more
 
 
 # What reading rubbish raises: too few words on the stack, a dict where a tuple belongs, numbers cut off, a zip of other kinds.
@@ -519,13 +527,8 @@ def _foreign_at(found: Any) -> str:
     if isinstance(found, Foreign):
         return f"one object of {found.name}"
     if isinstance(found, dict):
-        return f"a mapping with the keys {_few([str(key)[:40] for key in found])}"
+        return f"a mapping with the keys {few([str(key)[:40] for key in found])}"
     return f"a {type(found).__name__}"
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return (", ".join(names[:5]) or "nothing") + more
 
 
 def _reason(error: Exception) -> str:
