@@ -123,7 +123,7 @@ def quick_recipe(method: str, *words: str):
     """The small recipe with a very small encoder, 12 steps of 16."""
     recipe = make_recipe(method, "small")
     recipe = override(recipe, [f"encoder.{k}={v}" for k, v in SMALL_ENCODER.items()])
-    text = [] if method == "supervised" else ["method.text_width=16", "method.pooling=mean"]
+    text = ["method.text_width=16", "method.pooling=mean"] if method in ("echoing_ecg", "ecg_clip") else []
     return override(recipe, ["data.batch_size=16", "data.ratio=0.25", "optim.steps=12", *text, *words])
 
 
