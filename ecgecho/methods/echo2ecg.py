@@ -106,6 +106,7 @@ class Echo2Ecg(nn.Module):
     """See the head of this file."""
 
     needs = frozenset({"echo"})
+    gathers = True
 
     def __init__(self, config: Config, encoder: nn.Module, sizes: MethodSizes) -> None:
         super().__init__()
@@ -189,14 +190,15 @@ def import_weights(model: nn.Module, path: Path) -> list[str]:
     left_out = [name for name in state if name.startswith(TEACHER) or name.rpartition(".")[2] == "logit_scale"]
     foreign = [name for name in state if not name.startswith(tuple(PREFIXES)) and name not in left_out]
     if foreign:
-        raise UserError(f"{path} holds {_few(foreign)}, which are no part of echo2ecg; give one of its checkpoints.")
+        raise UserError(f"{path} holds {weights.few(foreign)}, which are no part of echo2ecg; give one of its checkpoints.")
     ours = {_renamed(name): value for name, value in state.items() if name not in left_out}
     encoder = {name.removeprefix("encoder."): value for name, value in ours.items() if name.startswith("encoder.")}
+    if hasattr(model.encoder, "adapted"):
+        encoder = model.encoder.adapted(encoder)  # type: ignore[operator]
     rest = {name: value for name, value in ours.items() if not name.startswith("encoder.")}
-    weights.fit(model, rest, str(path), ignore=("encoder.", "scale"))
-    weights.fit(model.encoder, encoder, str(path))
+    weights.fit(model, {**rest, **{f"encoder.{name}": value for name, value in encoder.items()}}, str(path), ignore=("scale",))
     lines = [f"{path}: {len(ours)} tensors of echo2ecg, {len(encoder)} of them the encoder's"]
-    return [*lines, f"left out by rule: {_few(left_out)}"] if left_out else lines
+    return [*lines, f"left out by rule: {weights.few(left_out)}"] if left_out else lines
 
 
 def _components(model: Echo2Ecg, folder: Path) -> dict[str, Tensor]:
@@ -207,14 +209,10 @@ def _components(model: Echo2Ecg, folder: Path) -> dict[str, Tensor]:
     if there and missing:
         hint = " (in its mean mode the reference saves none; its whole checkpoint holds it)"
         raise UserError(
-            f"{folder} lacks {_few(missing)}{hint if missing == ['echo_projection_for_agg.ckpt'] else ''}; "
+            f"{folder} lacks {weights.few(missing)}{hint if missing == ['echo_projection_for_agg.ckpt'] else ''}; "
             "give the folder of all components, or a whole checkpoint."
         )
     return {COMPONENTS[f] + name: value for f in there for name, value in weights.read_weights(folder / f).items()}
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
 
 
 def _renamed(name: str) -> str:

@@ -86,6 +86,7 @@ class ProbEcho2Ecg(nn.Module):
 
     needs = frozenset({"echo"})
     takes_views = True
+    gathers = True
 
     def __init__(self, config: Config, encoder: nn.Module, sizes: MethodSizes) -> None:
         super().__init__()
