@@ -121,7 +121,10 @@ class ProbEcho2Ecg(nn.Module):
         return {"loss": result["loss"].squeeze(), **variances, "scale": self.scale.detach().squeeze()}
 
     def embed_ecg(self, ecg: Tensor, lead_valid: Tensor) -> Embedding:
-        embedding: Embedding = self.ecg_head(self.encoder(ecg))
+        # The mean of mapped tokens is the mapped mean, which an encoder may make without keeping every token.
+        pooled = self.config.pooling == "mean" and hasattr(self.encoder, "pooled")
+        tokens = self.encoder.pooled(ecg)[:, None] if pooled else self.encoder(ecg)  # type: ignore[operator]
+        embedding: Embedding = self.ecg_head(tokens)
         return embedding
 
     def embed_study(self, views: Block) -> Embedding:

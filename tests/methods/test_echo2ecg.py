@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ecgecho import config
+from ecgecho.encoders import otis
 from ecgecho.losses.clip import clip_loss
 from ecgecho.methods import echo2ecg
 from ecgecho.types import Batch, Block, MethodSizes, UsageError, UserError
@@ -92,6 +93,23 @@ def test_both_sides_equal_the_reference(name, aggregation):
         start = torch.cat([torch.zeros(1, dtype=torch.int64), valid.sum(1)[kept_rows].cumsum(0)])
         expected = {"aligned": case[f"{mask}/aligned"][kept_rows.numpy()]}
         golden.assert_matches(expected, "aligned", model._study(values, start))
+
+
+def test_parity_has_the_published_parameters_part_by_part():
+    """Echo2ECG's README settings: the paper says 12.5 M, of which 7.1 M are the encoder's."""
+    recipe = echo2ecg.recipe("paper")
+    encoder = otis.build(config.from_json(otis.Config, recipe.encoder))
+    model = echo2ecg.build(
+        config.from_json(echo2ecg.Config, {**recipe.method, "parity": True}), encoder, MethodSizes(echo_dim=512)
+    )
+    parts = {"encoder": 7_123_680, "ecg_norm": 384, "ecg_head": 98_304}
+    parts |= {"project_views": 525_312, "pool": 4_198_400, "echo_head": 524_288}
+    for name, count in parts.items():
+        assert sum(p.numel() for p in getattr(model, name).parameters() if p.requires_grad) == count, name
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trained) == sum(parts.values()) == 12_470_368
+    assert not model.ecg_head.bias
+    assert model.ecg_norm.eps == 1e-5
 
 
 def test_the_published_alignment_is_a_linear_map_without_bias():
@@ -247,6 +265,20 @@ def test_weights_that_do_not_fit_are_refused_by_name_and_change_nothing(tmp_path
         echo2ecg.import_weights(model, folder)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_an_encoder_may_bring_published_tensors_to_its_shapes(tmp_path):
+    """The reference keeps a longer table of positions than it uses."""
+    torch.manual_seed(0)
+    encoder = otis.build(otis.Config(dim=8, depth=1, heads=2))
+    model = echo2ecg.build(echo2ecg.Config(projection_dim=8, dim=5, heads=2), encoder, MethodSizes(echo_dim=6))
+    state = published(model)
+    assert "ecg_encoder.blocks.0.attn.mha.in_proj_weight" in state
+    state["ecg_encoder.pos_embed_x"] = torch.rand(1, 1 + 250, 4)
+    torch.save({"state_dict": state}, tmp_path / "last.ckpt")
+    echo2ecg.import_weights(model, tmp_path / "last.ckpt")
+    torch.testing.assert_close(model.encoder.pos_embed_x, state["ecg_encoder.pos_embed_x"][:, :43])
+    torch.testing.assert_close(model.encoder.cls_token.detach(), state["ecg_encoder.cls_token"])
 
 
 def test_a_file_of_an_encoder_alone_is_left_to_the_encoder(tmp_path):

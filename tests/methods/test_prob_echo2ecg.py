@@ -184,6 +184,19 @@ def test_what_views_differ_by_is_learned_and_starts_where_the_setting_says():
     assert (model.between_logvar.grad != 0).all()
 
 
+def test_an_encoder_that_pools_by_itself_gives_the_same():
+    class Pools(Linear):
+        def pooled(self, ecg):
+            return self(ecg).mean(1)
+
+    model, ecg = make().eval(), torch.randn(3, 12, 20)
+    plain = model.embed_ecg(ecg, torch.ones(3, 12, dtype=torch.bool))
+    model.encoder.__class__ = Pools
+    other = model.embed_ecg(ecg, torch.ones(3, 12, dtype=torch.bool))
+    torch.testing.assert_close(other.mean, plain.mean)
+    torch.testing.assert_close(other.logvar, plain.logvar)
+
+
 def test_settings_that_cannot_be_are_refused():
     for settings in ({"dim": 0}, {"between_start": 0.0}, {"view_dropout": 1.0}):
         with pytest.raises(UsageError, match=f"method.{next(iter(settings))}"):
