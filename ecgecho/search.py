@@ -114,7 +114,7 @@ def search(
             "method": student.recipe.method_name,
             "encoder": student.recipe.encoder_name,
         },
-        "simulated": bool(known) and all(_is_simulated(c) for c in known),
+        "simulated": bool((studies.catalog >= 0).all()) and all(_is_simulated(c) for c in known),
         "measure": measure,
         "ecg": about,
         "stores": [store.content_hash() for store in opened],
