@@ -98,7 +98,7 @@ def echo_job(
     def stage() -> Teaching:
         if not forwards:
             forwards.append(Forward(built, how))
-        return Teaching(forwards[0])
+        return Teaching(forwards[0], forwards[0].batch)
 
     erased = _erasure_names(out)
     clips = _not_erased(catalog, catalog.clips.sort_by([("study_id", "ascending"), ("clip_id", "ascending")]), out, options.key)
@@ -109,7 +109,7 @@ def echo_job(
         "teacher": spec_json,
         "teacher_sha256": configuration.digest(spec_json),
         "weights_sha256": built.weights_sha256,
-        "mask": spec.mask if spec.mask == "none" else f"{spec.mask}, version {MASK_VERSION}",
+        "mask": f"{spec.mask}, version {MASK_VERSION}" if spec.mask == "sector" else spec.mask,
         "decode": "full" if options.decode == "full" else f"{options.decode}, at least {least_lines(spec)} lines",
         "clip_kinds": ["b_mode"],
     }
@@ -119,14 +119,18 @@ def echo_job(
         embed_cache.Column("moments", (2, spec.dim), "float16"),
         embed_cache.Column("pooled", (spec.dim,), "float16"),
     ]
+    if spec.view_names:
+        columns.append(embed_cache.Column("view", (len(spec.view_names),), "float16"))
+    # The vectors of a row weigh as much as there are of them when the rows of a study are merged; clips are no frames.
+    counts = ("num_frames",) if spec.unit == "frame" else ("num_frames", "num_vectors")
 
     def files_of(item: str) -> tuple[str, ...]:
         return echo_files(path) if (path := path_of(item)) else ()
 
     return Job(
-        target=Target(out, "echo", identity, columns, ("num_frames",), ids, groups, files_of, options.part_rows, erased),
+        target=Target(out, "echo", identity, columns, counts, ids, groups, files_of, options.part_rows, erased),
         stage=stage,
-        row_of=lambda taught: _echo_row(taught, spec.frame_norm),
+        row_of=lambda taught: _echo_row(taught, spec),
         decode=decode_clip,
         task_of=lambda item: EchoTask(path=path_of(item), teacher=teacher, spec=spec, decode=options.decode),
         workers=_workers(options.workers),
@@ -346,14 +350,18 @@ def _erased_hashes(out: Path) -> set[str]:
     return {erasure.keyed_hash for erasure in embed_cache.erasures(out)}
 
 
-def _echo_row(taught: Taught, frame_norm: str) -> embed_cache.Row:
+def _echo_row(taught: Taught, spec: TeacherSpec) -> embed_cache.Row:
     facts: ClipFacts = taught.facts
     counts = {"num_frames": facts.num_frames}
+    if spec.unit == "clip":
+        counts["num_vectors"] = len(taught.vectors)
     try:
-        stat = moments(taught.vectors, frame_norm)
+        stat = moments(taught.vectors[:, : spec.dim], spec.frame_norm)
     except ItemError as error:
         return embed_cache.Row(status="failed", reason=error.code, fingerprint=facts.fingerprint, counts=counts)
     values = {"moments": stat.astype(np.float16), "pooled": stat[0].astype(np.float16)}
+    if spec.view_names:
+        values["view"] = taught.vectors[:, spec.dim :].mean(0).astype(np.float16)
     if not all(np.isfinite(v).all() for v in values.values()):
         return embed_cache.Row(status="failed", reason="beyond_fp16", fingerprint=facts.fingerprint, counts=counts)
     reason = _joined(facts.defects)

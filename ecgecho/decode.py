@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ecgecho import plugins
+from ecgecho.echo.echoprime_mask import mask_as_echoprime
 from ecgecho.echo.sector import blank, find_sector
 from ecgecho.io import read_ecg, read_echo
 from ecgecho.io.fingerprint import fingerprint
@@ -102,9 +103,18 @@ def decode_clip(task: EchoTask) -> DecodedClip:
         sector = find_sector(clip)
         defects += sector.defects
         frames = blank(frames, sector, clip.kind)
+    elif task.spec.mask == "echoprime":
+        frames = mask_as_echoprime(frames)
     prepared = plugins.load("teachers", task.teacher).prepare(task.spec, frames, clip.frame_time_ms)
+    if len(frames) < clip_span(task.spec):
+        defects.append("shorter_than_a_clip")
     facts = ClipFacts(num_frames=len(clip.frames), fingerprint=fingerprint(*echo_files(task.path)), defects=tuple(defects))
     return DecodedClip(prepared=prepared, facts=facts)
+
+
+def clip_span(spec: TeacherSpec) -> int:
+    """Frames of a cine that a clip of the teacher reaches over; 0 for a teacher of frames. Shorter ones are filled up."""
+    return (spec.clip_frames - 1) * spec.frame_stride + 1 if spec.clip_frames else 0
 
 
 def echo_files(path: str) -> tuple[str, ...]:

@@ -34,6 +34,9 @@ R = TypeVar("R")
 Precision = Literal["fp32", "bf16"]
 
 BATCH_UNITS = 64
+"""Frames in a batch of the teacher."""
+BATCH_CLIPS = 8
+"""The same of a teacher of clips: as much work; over 64 clips MViT's first attention alone holds 2.5 GB of scores (computed)."""
 HELD_PER_PART = 2
 """Clips of one part that are begun and not taken, per worker: how far a part is decoded behind a clip that hangs."""
 HELD = 10
@@ -202,13 +205,15 @@ class Taught:
 
     facts: Any
     vectors: npt.NDArray[np.float32]
+    """(U, D + K) where the teacher tells K views apart: their probabilities come last."""
 
 
 class Teaching:
     """One part's clips through the teacher, in row order; batches cross clip borders and end at the part's border."""
 
-    def __init__(self, forward: Forward) -> None:
+    def __init__(self, forward: Forward, batch: int = BATCH_UNITS) -> None:
         self._forward = forward
+        self._batch = batch
         self._waiting: list[tuple[str, npt.NDArray[np.uint8]]] = []
         self._num_waiting = 0
         self._running: deque[tuple[list[tuple[str, int]], Callable[[], npt.NDArray[np.float32]]]] = deque()
@@ -219,11 +224,11 @@ class Teaching:
         values = decoded.prepared.values
         self._clips[item] = decoded.facts, [], len(values)
         while len(values):
-            take = values[: BATCH_UNITS - self._num_waiting]
+            take = values[: self._batch - self._num_waiting]
             self._waiting.append((item, take))
             self._num_waiting += len(take)
             values = values[len(take) :]
-            if self._num_waiting == BATCH_UNITS:
+            if self._num_waiting == self._batch:
                 self._send()
                 yield from self._receive(1)
 
@@ -279,20 +284,24 @@ class Forward:
 
         self.teacher = teacher.to(options.device)
         self.options = options
+        self.batch = BATCH_UNITS if teacher.spec.unit == "frame" else BATCH_CLIPS
+        """Units of a full batch."""
         self._cuda = torch.device(options.device).type == "cuda"
         for module in _modules(self.teacher) if options.channels_last else ():
+            if any(parameter.ndim == 5 for parameter in module.parameters()):
+                raise UserError(f"--channels-last is for pictures; {teacher.spec.name} is a network of videos. Leave it out.")
             module.to(memory_format=torch.channels_last)
         for module in _modules(self.teacher) if options.compile else ():
             for part in (module, *module.children()):
                 part.compile(dynamic=False)
 
     def __call__(self, values: npt.NDArray[np.uint8]) -> Callable[[], npt.NDArray[np.float32]]:
-        """Units (U, 3, ...) uint8 -> their vectors (U, D), or (U * T, D) where tokens are frames."""
+        """Units (U, 3, ...) uint8 -> their vectors (U, 1, D), or (U, T, D) where tokens are frames; views come behind them."""
         import torch
 
         count = len(values)
-        if self.options.compile and count < BATCH_UNITS:
-            values = np.concatenate([values, np.zeros((BATCH_UNITS - count, *values.shape[1:]), np.uint8)])
+        if self.options.compile and count < self.batch:
+            values = np.concatenate([values, np.zeros((self.batch - count, *values.shape[1:]), np.uint8)])
         batch = torch.from_numpy(values)
         if self._cuda:
             batch = batch.pin_memory().to(self.options.device, non_blocking=True)
@@ -304,6 +313,9 @@ class Forward:
             vectors = output.tokens.float()[:count]
         else:
             vectors = output.pooled.float()[:count, None]
+        if self.teacher.spec.view_names:
+            view = output.aux["view"].float()[:count, None]
+            vectors = torch.cat([vectors, view.expand(-1, vectors.shape[1], -1)], dim=-1)
         if not self._cuda:
             return vectors.numpy
         host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)

@@ -99,7 +99,8 @@ class EchoTable:
         self.teacher = _one_teacher(stores, paths)
         self.rows = rows_of(stores, paths)
         self.moments = Table(stores, "moments", device, place)
-        self.num_frames = np.concatenate([s.index.column("num_frames").to_numpy() for s in stores])
+        self.num_vectors = np.concatenate([_num_vectors(store, self.teacher.get("teacher")) for store in stores])
+        """(N,) that the moments of a row are of."""
         self.dim = int(self.moments.shape[1])
         spec = self.teacher.get("teacher")
         self.view_names: tuple[str, ...] = tuple(spec.get("view_names", ())) if isinstance(spec, Mapping) else ()
@@ -129,17 +130,34 @@ class EchoTable:
         return self.view_names[number] if number >= 0 else ""
 
     def merged(self, groups: Sequence[I64]) -> F32:
-        """Moments over all frames of all clips of each group of rows: (len(groups), 2, D). Exact, by the frame counts."""
+        """Moments over all vectors of all cines of each group of rows: (len(groups), 2, D). Exact, by how many each has."""
         result = np.empty((len(groups), 2, self.dim), np.float32)
         for k, rows in enumerate(groups):
             moments = self.moments.gather_host(rows).double().numpy()  # numpy would be six times slower at this
-            result[k] = merge_moments(moments[:, 0], moments[:, 1], self.num_frames[rows])
+            result[k] = merge_moments(moments[:, 0], moments[:, 1], self.num_vectors[rows])
         return result
 
 
-def merge_moments(mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64], num_frames: I64) -> npt.NDArray[np.float64]:
-    """(M, D), (M, D), (M,) -> (2, D): mean and population standard deviation of the M clips' frames together."""
-    share = (num_frames / num_frames.sum())[:, None]
+def _num_vectors(store: embed_cache.EmbeddingStore, spec: Json | None) -> I64:
+    """(N,) vectors behind each row: one for each frame that the teacher took, or as the store counted its clips."""
+    if "num_vectors" in store.index.column_names:
+        counted: I64 = store.index.column("num_vectors").to_numpy()
+        return counted
+    num_frames: I64 = store.index.column("num_frames").to_numpy()
+    if not isinstance(spec, Mapping):
+        return num_frames
+    start, stop, stride = (int(spec.get(f"frame_{name}", default)) for name, default in _TAKEN)
+    ended = np.minimum(num_frames, stop) if stop else num_frames
+    taken: I64 = np.maximum(-(-(ended - start) // stride), 0)
+    return taken
+
+
+_TAKEN = (("start", 0), ("stop", 0), ("stride", 1))
+
+
+def merge_moments(mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64], num_vectors: I64) -> npt.NDArray[np.float64]:
+    """(M, D), (M, D), (M,) -> (2, D): mean and population standard deviation of the M cines' vectors together."""
+    share = (num_vectors / num_vectors.sum())[:, None]
     whole = (share * mean).sum(0)
     var = (share * (np.square(std) + np.square(mean - whole))).sum(0)
     return np.stack([whole, np.sqrt(var)])

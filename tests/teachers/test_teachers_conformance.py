@@ -9,10 +9,16 @@ import pytest
 import torch
 
 from ecgecho import config, plugins
-from ecgecho.types import PreparedClip, TeacherSpec
+from ecgecho.types import PreparedClip, TeacherSpec, UserError
 
 NAMES = plugins.names("teachers")
-UNTRAINED = {"echoclip": {"weights": "random:0"}}
+UNTRAINED = {
+    "echoclip": {"weights": "random:0"},
+    "echoprime": {"weights": "random:0:1", "view_classifier": "random:0:1"},
+    "panecho": {"weights": "random:0:1"},
+}
+"""Settings of teachers that ship without weights. "random:SEED:BLOCKS" keeps the depth out of the time that the laws take."""
+WITHOUT_TEXTS = {"echoprime", "panecho"}
 
 
 @cache
@@ -74,16 +80,26 @@ def test_prepare_needs_no_torch(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_forward_is_deterministic_batch_invariant_and_without_gradient(name):
     teacher, values = built(name), torch.from_numpy(prepared(name).values)
-    together = teacher.forward(values).pooled
+    output = teacher.forward(values)
+    together = output.pooled
     assert together.shape == (len(values), teacher.spec.dim)
     assert together.dtype == torch.float32
     assert not together.requires_grad
     torch.testing.assert_close(teacher.forward(values).pooled, together, atol=0, rtol=0)
     alone = torch.cat([teacher.forward(values[i : i + 1]).pooled for i in range(len(values))])
     torch.testing.assert_close(alone, together, atol=1e-4, rtol=1e-3)
+    if names := teacher.spec.view_names:
+        assert output.aux["view"].shape == (len(values), len(names))
+        torch.testing.assert_close(output.aux["view"].sum(1), torch.ones(len(values)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(WITHOUT_TEXTS))
+def test_a_teacher_without_a_text_tower_says_so(name):
+    with pytest.raises(UserError, match=name):
+        built(name).embed_text(["normal ejection fraction"])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_TEXTS])
 def test_embed_text_gives_unit_vectors(name):
     vectors = built(name).embed_text(["normal ejection fraction", "severely reduced ejection fraction"])
     assert vectors.shape == (2, built(name).spec.dim)
