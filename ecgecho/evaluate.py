@@ -704,7 +704,7 @@ def _code() -> Json:
 
 
 def _write_predictions(path: Path, rows: Sequence[EvalRow], inputs: EvalInputs, cohort: Cohort, studies: Studies | str) -> None:
-    """One row per evaluation, draw, class (-1 where there are none) and ECG; where studies are asked, `ecg_id` is the study's."""
+    """One row per evaluation, draw, class (-1 where there are none) and ECG; of unit "study", `ecg_id` is a study's."""
     known = {"ecg": (np.array(cohort.ecg_id), inputs.subject)}
     if not isinstance(studies, str):
         known["study"] = (np.array(studies.study_id), studies.inputs.subject)
@@ -731,6 +731,7 @@ def _write_predictions(path: Path, rows: Sequence[EvalRow], inputs: EvalInputs, 
                     "share": pa.array([row.share] * lines * n, pa.float64()),
                     "draw": np.repeat(draw.astype(np.int16), n),
                     "class": np.repeat(number.astype(np.int8), n),
+                    "unit": pa.array([row.unit] * lines * n),
                     "ecg_id": np.tile(ids[row.rows], lines),
                     "subject": np.tile(subject[row.rows], lines),
                     "y": np.tile(y.astype(np.int8), lines),

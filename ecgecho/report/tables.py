@@ -7,12 +7,11 @@ on the same ECGs and the same resamples of subjects.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -23,42 +22,49 @@ from ecgecho.types import I64, Json, UsageError, UserError
 SCHEMA = "ecgecho.metrics"
 VERSION = 1
 PREDICTIONS = "predictions.parquet"
-ORDER = ("zero_shot", "linear_probe", "fine_tune", "supervised", "floor", "retrieval", "uncertainty")
+ORDER = (
+    "zero_shot",
+    "linear_probe",
+    "knn",
+    "fine_tune",
+    "supervised",
+    "floor",
+    "retrieval",
+    "phenotype_retrieval",
+    "uncertainty",
+)
 SIMULATED = "SIMULATED cohort, no real person. "
-METRICS = {
+METRICS: dict[str, str] = {
     "auroc": "AUROC",
     "balanced_accuracy": "balanced accuracy",
     "average_precision": "average precision",
-    "recall_at_1": "R@1",
-    "recall_at_10": "R@10",
+    "macro_auroc": "macro AUROC",
+    "mean_rank": "mean rank",
+    "median_rank": "median rank",
+    **{f"recall_at_{k}": f"R@{k}" for k in (1, 3, 5, 10)},
+    **{f"precision_at_{k}": f"P@{k}" for k in (1, 3, 5, 10)},
 }
+FITTED = ("linear_probe", "knn", "fine_tune", "floor")
+"""Evaluations by share of the training labels."""
+ECHO = "phenotype_retrieval"
+DIRECTIONS = {"ecg_to_study": "ECG to study", "study_to_ecg": "study to ECG"}
 
 
 def table(result: Json) -> str:
     """The numbers of one run as text. Average precision is in metrics.json only."""
     run, data = result["run"], result["data"]
-    head = ["evaluation", "task", "labels", "metric", "value", "95 % CI", "n", "positives", "chance", "floor", "gain over floor"]
-    lines = []
-    for row in sorted(result["rows"], key=lambda row: _place(row["evaluation"].partition(".")[0])):
-        if row["metric"] == "average_precision":
-            continue
-        name = row["evaluation"] if row["subset"] == "all" else f"{row['evaluation']}, {row['subset']}"
-        gain = _interval(row["gain"], row["gain_low"], row["gain_high"])
-        lines.append(
-            [
-                name,
-                result["tasks"].get(row["task"], row["task"].replace("_", " ")),
-                _percent(row["share"]),
-                METRICS.get(row["metric"], row["metric"]),
-                _number(row["value"]),
-                "-" if row["low"] is None else f"[{row['low']:.2f}, {row['high']:.2f}]",
-                str(row["n"]),
-                "-" if row["positives"] is None else str(row["positives"]),
-                _number(row["chance"]),
-                _number(row["floor"]),
-                gain if not row["reason"] else f"{gain if gain != '-' else ''} ({row['reason']})".strip(),
-            ]
-        )
+    printed = sorted(
+        (row for row in result["rows"] if row["metric"] != "average_precision"),
+        key=lambda row: _place(row["evaluation"].partition(".")[0]),
+    )
+    shares = result["labels_share"]
+    apart = FITTED if len(shares) > 2 else ()  # more shares than two read better side by side
+    first = [row for row in printed if row["evaluation"].partition(".")[0] not in (ECHO, *apart)]
+    parts = [_plain(first, result)] if first else []
+    if apart:
+        parts.append(_by_share([row for row in printed if row["evaluation"].partition(".")[0] in apart], result))
+    if echo := [row for row in printed if row["evaluation"].partition(".")[0] == ECHO]:
+        parts.append(_of_echo(echo, result))
     counts = data["counts"]["test"]
     where = " and ".join(sorted({c["dataset"] for c in data["catalogs"]}))
     opening = [
@@ -71,7 +77,95 @@ def table(result: Json) -> str:
         "pair, or the validation split. Probes below 100 %: mean over draws of the labels. Floor: the same probe on the randomly "
         "initialised encoder.",
     ]
-    return "\n".join([*opening, "", *_aligned([head, *lines]), "", *closing])
+    return "\n".join([*opening, "", *(line for part in parts for line in (*part, "")), *closing])
+
+
+def _plain(rows: Sequence[Json], result: Json) -> list[str]:
+    """A line a row."""
+    head = ["evaluation", "task", "labels", "metric", "value", "95 % CI", "n", "positives", "chance", "floor", "gain over floor"]
+    lines: list[list[str]] = []
+    for row in rows:
+        gain = _interval(row["gain"], row["gain_low"], row["gain_high"])
+        told = "; ".join(part for part in (row["reason"], _of_draws(row)) if part)
+        lines.append(
+            [
+                row["evaluation"] if row["subset"] == "all" else f"{row['evaluation']}, {row['subset']}",
+                _title(result, row["task"]),
+                _percent(row["share"]),
+                _metric(row["metric"]),
+                _number(row["value"]),
+                "-" if row["low"] is None else f"[{row['low']:.2f}, {row['high']:.2f}]",
+                str(row["n"]),
+                "-" if row["positives"] is None else str(row["positives"]),
+                _number(row["chance"]),
+                _number(row["floor"]),
+                gain if not told else f"{gain if gain != '-' else ''} ({told})".strip(),
+            ]
+        )
+    return _aligned([head, *lines])
+
+
+def _by_share(rows: Sequence[Json], result: Json) -> list[str]:
+    """A line a question and evaluation, a column a share of the training labels; what is missing says why below."""
+    shares = [share for share in result["labels_share"] if any(row["share"] == share for row in rows)]
+    head = ["evaluation", "task", "metric", "n", "chance", *(f"{_percent(share)} labels" for share in shares)]
+    found = {(row["evaluation"], row["task"], row["metric"], row["share"]): row for row in rows}
+    lines = []
+    for evaluation, task, metric in dict.fromkeys(key[:3] for key in found):
+        cells = [found.get((evaluation, task, metric, share)) for share in shares]
+        some = [row for row in cells if row is not None]
+        texts = [_cell_text(row) + (f" {{{_of_draws(row)}}}" if row is not None and _of_draws(row) else "") for row in cells]
+        chances = {_number(row["chance"]) for row in some if row["chance"] is not None}
+        lines.append(
+            [
+                evaluation,
+                _title(result, task),
+                _metric(metric),
+                str(max(row["n"] for row in some)),
+                next(iter(chances)) if len(chances) == 1 else "-",
+                *texts,
+            ]
+        )
+    reasons = [
+        f"{row['evaluation']}, {_title(result, row['task'])}, {_percent(row['share'])} labels: {row['reason']}"
+        for row in rows
+        if row["reason"]
+    ]
+    words = [] if not any(row["draws"] for row in rows) else ["In braces: the least and the greatest of the draws of the labels."]
+    return [*_aligned([head, *lines]), *words, *reasons]
+
+
+def _of_echo(rows: Sequence[Json], result: Json) -> list[str]:
+    """ECGs and studies asking for each other: a line for the run, chance and the oracle; a column a metric."""
+    reasons = [f"{row['evaluation']}: {row['reason']}" for row in rows if not row["task"]]
+    tasks = dict.fromkeys(row["task"] for row in rows if row["task"])
+    if not tasks:
+        return reasons
+    found = {(row["evaluation"], row["task"], row["metric"]): row for row in rows}
+    lines = []
+    metrics = list(dict.fromkeys(row["metric"] for row in rows if row["task"]))
+    depths = [metric for metric in metrics if metric.startswith("precision_at_")]
+    depths = depths or [metric.replace("recall", "precision") for metric in metrics if metric.startswith("recall_at_")]
+    ranks = [metric for metric in metrics if metric.endswith("_rank")]
+    for task in tasks:
+        own = task.endswith(".own")
+        asked = [*(metric.replace("precision", "recall") if own else metric for metric in depths), *ranks]
+        here = [found.get((ECHO, task, metric)) for metric in asked]
+        some = [row for row in here if row is not None]
+        if all(row["value"] is None for row in some):
+            lines.append([_title(result, task), "run", str(some[0]["n"]), some[0]["reason"]])
+            continue
+        lines.append([_title(result, task), "run", str(some[0]["n"]), *(_ranked_text(row) for row in here)])
+        lines.append(["", "chance", "", *(_decimals(row["chance"], row["metric"]) if row else "-" for row in here)])
+        best = [found.get((f"{ECHO}.oracle", task, metric)) for metric in asked]
+        if any(best):
+            lines.append(["", "oracle", "", *(_decimals(row["value"], row["metric"]) if row else "-" for row in best)])
+        reasons += [f"{_title(result, task)}: {reason}" for reason in dict.fromkeys(row["reason"] for row in some) if reason]
+    names = [f"{_metric(depth)} (own: R)" for depth in depths] + [_metric(rank) for rank in ranks]
+    head = ["asked for", "", "queries", *names]
+    width = len(head)
+    padded = [line + [""] * (width - len(line)) for line in lines]
+    return [*_aligned([head, *padded]), *reasons]
 
 
 def compare(files: Sequence[tuple[str, Path]]) -> str:
@@ -94,6 +188,7 @@ def compare(files: Sequence[tuple[str, Path]]) -> str:
     counts = first["data"]["counts"]["test"]
     positives = ", ".join(f"{first['tasks'][name]}: {pos} of {n}" for name, (pos, n) in _positives(first).items())
     same = len({result["data"]["cohort_sha256"] for _, result in results}) == 1
+    scores = [_predictions(path) for _, path in files] if same else []
     text = [
         f"{SIMULATED if simulated else ''}Test split: {counts['ecgs']} ECGs of {counts['subjects']} subjects; "
         f"positives {positives}; chance {_chances(first, cells)}",
@@ -102,9 +197,27 @@ def compare(files: Sequence[tuple[str, Path]]) -> str:
         "",
         _levels(results),
     ]
-    if not same:
-        return "\n".join([*text, "These runs were not judged on the same ECGs, so they are not set against each other."])
-    return "\n".join([*text, *_gains(files, results, cells)])
+    text += _gains(scores, results, cells) if same else [NOT_SAME]
+    for heading, more in (("nearest neighbours", _neighbour_cells(results)), ("several classes", _class_cells(results))):
+        if more:
+            floors = [_cell_text(_find(first, cell.floor, cell)) for cell in more]
+            text += ["", *_block(f"{heading}, AUROC", more, {"floor (random encoder)": floors}, results, scores)]
+    if more := _echo_cells(results):
+        shown = next(result for _, result in results if "studies" in result["data"])
+        known = [_find(shown, cell.evaluation, cell) for cell in more]
+        best = [_find(shown, f"{ECHO}.oracle", cell) for cell in more]
+        marks = {
+            "chance": ["-" if row is None else _number(row["chance"]) for row in known],
+            "oracle": ["-" if row is None else _number(row["value"]) for row in best],
+        }
+        galleries = {result["data"]["studies"]["sha256"] for _, result in results if "studies" in result["data"]}
+        text += ["", *_block("ECG and echo study", more, marks, results, scores if len(galleries) == 1 else [])]
+        if len(galleries) > 1:
+            text.append("These runs were not judged on the same echo studies, so they are not set against each other.")
+    return "\n".join(text)
+
+
+NOT_SAME = "These runs were not judged on the same ECGs, so they are not set against each other."
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -123,6 +236,11 @@ class Cell:
     metric: str
     share: float | None
     title: str
+
+    @property
+    def floor(self) -> str:
+        """The evaluation that is this one's floor."""
+        return "floor.knn" if self.evaluation == "knn" else "floor"
 
     def evaluation_in(self, result: Json) -> str:
         """What stands in this column for a run: a supervised run's own predictions where it has all labels."""
@@ -147,14 +265,74 @@ def _cells(result: Json) -> list[Cell]:
     return cells
 
 
+def _block(
+    heading: str,
+    cells: Sequence[Cell],
+    marks: Mapping[str, Sequence[str]],
+    results: Sequence[tuple[str, Json]],
+    scores: Sequence[Predictions],
+) -> list[str]:
+    """A line a cell; a column a mark, a run, and what a run gains over the one before it."""
+    columns = [[heading, *(cell.title for cell in cells)], *([name, *texts] for name, texts in marks.items())]
+    for title, result in results:
+        columns.append([title, *(_cell_text(_find(result, cell.evaluation, cell)) for cell in cells)])
+    for k in range(1, len(scores)):
+        keys = [(cell.evaluation, cell.task, cell.metric, cell.share) for cell in cells]
+        gains = [
+            _gain_text(scores[k].get(key), scores[k - 1].get(key), cell, results[k][1])
+            for key, cell in zip(keys, cells, strict=True)
+        ]
+        if set(gains) != {"-"}:
+            columns.append([f"{results[k][0]} minus {results[k - 1][0]}, paired", *gains])
+    return _aligned(list(zip(*columns, strict=True)))
+
+
+def _neighbour_cells(results: Sequence[tuple[str, Json]]) -> list[Cell]:
+    first = results[0][1]
+    cells = [
+        Cell(evaluation="knn", task=task, metric="auroc", share=share, title=f"{title}, {_percent(share)}")
+        for task, title in first["tasks"].items()
+        for share in first["labels_share"]
+    ]
+    return _judged(results, cells)
+
+
+def _class_cells(results: Sequence[tuple[str, Json]]) -> list[Cell]:
+    first = results[0][1]
+    names = {"linear_probe": "linear probe", "knn": "neighbours"}
+    cells = [
+        Cell(evaluation=name, task=task, metric="macro_auroc", share=share, title=f"{about['title']}, {shown}, {_percent(share)}")
+        for task, about in first.get("classes", {}).items()
+        for name, shown in names.items()
+        for share in first["labels_share"]
+    ]
+    return _judged(results, cells)
+
+
+def _echo_cells(results: Sequence[tuple[str, Json]]) -> list[Cell]:
+    rows = [row for _, result in results for row in result["rows"] if row["evaluation"] == ECHO and row["value"] is not None]
+    wanted = dict.fromkeys((row["task"], row["metric"]) for row in rows if row["metric"] in ("precision_at_1", "recall_at_1"))
+    known = next((result for _, result in results if "studies" in result["data"]), results[0][1])
+    return [
+        Cell(evaluation=ECHO, task=task, metric=metric, share=None, title=f"{_title(known, task)} {METRICS[metric]}")
+        for task, metric in wanted
+    ]
+
+
+def _judged(results: Sequence[tuple[str, Json]], cells: Sequence[Cell]) -> list[Cell]:
+    """Those that some run has a number in."""
+    return [
+        cell for cell in cells if any((row := _find(r, cell.evaluation, cell)) and row["value"] is not None for _, r in results)
+    ]
+
+
 def _find(result: Json, evaluation: str, cell: Cell) -> Json | None:
     wanted = {"evaluation": evaluation, "task": cell.task, "metric": cell.metric, "share": cell.share, "subset": "all"}
     return next((row for row in result["rows"] if all(row[k] == v for k, v in wanted.items())), None)
 
 
-def _gains(files: Sequence[tuple[str, Path]], results: Sequence[tuple[str, Json]], cells: Sequence[Cell]) -> list[str]:
+def _gains(scores: Sequence[Predictions], results: Sequence[tuple[str, Json]], cells: Sequence[Cell]) -> list[str]:
     """What each run gains over the one before it, on the same ECGs and the same resamples."""
-    scores = [_predictions(path) for _, path in files]
     lines = [["gain [95 % CI], paired by ECG", *(cell.title for cell in cells)]]
     for k in range(1, len(results)):
         line = [f"{results[k][0]} minus {results[k - 1][0]}"]
@@ -184,6 +362,9 @@ def _gain_text(first: Scores | None, second: Scores | None, cell: Cell, result: 
 def _statistic(scores: Scores, metric: str) -> stats.Statistic:
     if metric == "auroc":
         return stats.average([stats.auroc_of(scores.y, draw) for draw in scores.scores])
+    if metric == "macro_auroc":
+        draws = scores.scores.reshape(-1, scores.classes, len(scores.y))
+        return stats.average([stats.macro_auroc_of(scores.y, draw) for draw in draws])
     return stats.average([stats.mean_of(draw) for draw in scores.scores])
 
 
@@ -195,27 +376,40 @@ class Scores:
     subject: I64
     y: I64
     scores: stats.F64
-    """(draws, n)."""
+    """(draws, n), or (draws * classes, n)."""
+    classes: int
+    """0 where the question has two answers."""
 
 
-def _predictions(path: Path) -> dict[tuple[str, str, str, float | None], Scores]:
+Predictions = dict[tuple[str, str, str, float | None], Scores]
+
+
+def _predictions(path: Path) -> Predictions:
     """The predictions beside a metrics.json; empty where they were removed."""
     place = path.with_name(PREDICTIONS if path.name == "metrics.json" else f"{path.stem}.{PREDICTIONS}")
     if not place.is_file():
         return {}
     whole = pq.read_table(place)
-    result = {}
     columns = ("evaluation", "task", "metric", "share")
-    keys = list(zip(*(whole[c].to_pylist() for c in columns), strict=True))
-    for key in dict.fromkeys(keys):
-        part = whole.filter(pa.array([k == key for k in keys]))
-        draws = len(pc.unique(part["draw"]))
-        n = part.num_rows // draws
-        result[key] = Scores(
+    codes = [pc.dictionary_encode(whole[c].combine_chunks(), null_encoding="encode") for c in columns]
+    changes = np.zeros(whole.num_rows, bool)
+    for code in codes:
+        number = code.indices.to_numpy(zero_copy_only=False)
+        changes[1:] |= number[1:] != number[:-1]
+    starts = np.r_[0, np.flatnonzero(changes)]
+    result = {}
+    for start, end in zip(starts, np.r_[starts[1:], whole.num_rows], strict=True):
+        part = whole.slice(start, end - start)
+        classes = pc.max(part["class"]).as_py() + 1 if "class" in part.column_names else 0
+        lines = len(pc.unique(part["draw"])) * max(classes, 1)
+        n = part.num_rows // lines
+        evaluation, task, metric, share = (part[c][0].as_py() for c in columns)
+        result[evaluation, task, metric, share] = Scores(
             ecg_id=tuple(part["ecg_id"][:n].to_pylist()),
             subject=part["subject"][:n].to_numpy(),
             y=part["y"][:n].to_numpy().astype(np.int64),
-            scores=part["score"].to_numpy().reshape(draws, n),
+            scores=part["score"].to_numpy().reshape(lines, n),
+            classes=classes,
         )
     return result
 
@@ -228,6 +422,43 @@ def _read(path: Path) -> Json:
     if result.get("schema") != SCHEMA or result.get("version") != VERSION:
         raise UserError(f"{path} is no metrics.json of version {VERSION}; make it again with `ecgecho eval RUN`.")
     return result
+
+
+def _metric(name: str) -> str:
+    return METRICS.get(name, name)
+
+
+def _title(result: Json, task: str) -> str:
+    """As printed."""
+    if task in result["tasks"]:
+        return str(result["tasks"][task])
+    if task in result.get("classes", {}):
+        return str(result["classes"][task]["title"])
+    direction, _, what = task.partition(".")
+    if direction in DIRECTIONS:
+        about = result["data"].get("studies", {}).get("phenotypes", {}).get(what, {"title": what})
+        return f"{DIRECTIONS[direction]}: {about['title']}"
+    return task.replace("_", " ")
+
+
+def _of_draws(row: Json) -> str:
+    return "" if row.get("draws") is None else f"{row['draws']} draws: {row['draws_low']:.2f} to {row['draws_high']:.2f}"
+
+
+def _ranked_text(row: Json | None) -> str:
+    if row is None or row["value"] is None:
+        return "-"
+    text = _decimals(row["value"], row["metric"])
+    if row["low"] is None:
+        return text
+    return f"{text} [{_decimals(row['low'], row['metric'], 2)}, {_decimals(row['high'], row['metric'], 2)}]"
+
+
+def _decimals(value: float | None, metric: str, places: int = 3) -> str:
+    """Ranks with one place."""
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if metric.endswith("_rank") else f"{value:.{places}f}"
 
 
 def _positives(result: Json) -> dict[str, tuple[int, int]]:
