@@ -7,7 +7,10 @@ from ecgecho import plugins
 from ecgecho.types import STANDARD_LEADS, EcgContract
 
 NAMES = plugins.names("encoders")
-SMALL = {"echoing_ecg": {"stem_width": 8, "num_blocks": (1, 1, 1, 1)}}
+SMALL = {
+    "echoing_ecg": {"stem_width": 8, "num_blocks": (1, 1, 1, 1)},
+    "otis": {"dim": 24, "depth": 2, "heads": 3, "window": 240, "drop_path": 0.0},
+}
 
 
 def build(name: str):
