@@ -13,7 +13,7 @@ Also: with `learnable_temperature` the temperature is trained, where the referen
 The reference's ECG side sees 1,008 samples: `data.crop_samples` draws them in training, and what is embedded is the encoder's
 part, all of the recording or (encoder `otis`, `encoder.windows=first`) its first 1,008 samples.
 
-Source: Echo2ECG (github michelleespranita/Echo2ECG at 64c9610): multimodal/models/Multimodal_CLIP.py, shared/models, losses.
+Source: Echo2ECG (github michelleespranita/Echo2ECG at 64c9610): multimodal/models, multimodal/losses, shared/models.
 B batch, V views of all studies, M studies, D dimension.
 """
 
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from ecgecho import dist, weights
 from ecgecho.config import DataOptions, OptimOptions, Recipe
 from ecgecho.losses.clip import MAX_LOG_SCALE, clip_loss, log_scale
+from ecgecho.nn.alignment import Alignment, alignment_head
 from ecgecho.nn.views import Aggregation, drop_views, view_pool
 from ecgecho.types import Batch, Block, Embedding, MethodSizes, UsageError, UserError
 
@@ -46,6 +47,8 @@ PREFIXES = {
 """The parts' names in the reference's checkpoints, and ours."""
 TEACHER = "echo_encoder."
 """The frozen teacher lies in the reference's checkpoints too; here it is `cache-echo` that reads clips."""
+UNUSED = ("logit_scale", "logit_bias")
+"""Of the loss, which no optimiser group of the reference holds, and of SAIL's heads, whose forward ignores them."""
 COMPONENTS = {
     "ecg_multimodal.ckpt": "ecg_encoder.",
     "token_aggregator.ckpt": "token_aggregator.",
@@ -70,6 +73,8 @@ class Config:
     """Of the embeddings."""
     heads: int = 4
     """Of the attention over views."""
+    alignment: Alignment = "linear"
+    """What brings both sides into the shared space; the reference's others are "simclr" and SAIL's "star" and "mlp"."""
     temperature: float = 0.5
     """Where it starts, where it is learned."""
     learnable_temperature: bool = False
@@ -116,10 +121,10 @@ class Echo2Ecg(nn.Module):
         width, view_dim = int(encoder.width), config.projection_dim if self.takes_views else sizes.echo_dim  # type: ignore[arg-type]
         self.encoder = encoder
         self.ecg_norm = nn.LayerNorm(width, eps=TOKEN_NORM_EPS)
-        self.ecg_head = nn.Linear(width, config.dim, bias=False)
+        self.ecg_head = alignment_head(config.alignment, width, config.dim)
         self.project_views = nn.Linear(sizes.echo_dim, view_dim) if self.takes_views else nn.Identity()
         self.pool = view_pool(config.aggregation, view_dim, config.heads)
-        self.echo_head = nn.Linear(view_dim, config.dim, bias=False)
+        self.echo_head = alignment_head(config.alignment, view_dim, config.dim)
         self.scale: Tensor
         scale = torch.full((1,), log_scale(config.temperature))
         if config.learnable_temperature:
@@ -181,13 +186,13 @@ def import_weights(model: nn.Module, path: Path) -> list[str]:
 
     Returns what to print; nothing where `path` holds no part of this method (an encoder's file), and then nothing is loaded.
     All of the model is there afterwards: what is missing, foreign or of another shape is a UserError that names it. The teacher
-    (`echo_encoder.`) is left out, and so is a `logit_scale`, which the reference never trains.
+    (`echo_encoder.`) is left out, and so are `UNUSED`.
     """
     assert isinstance(model, Echo2Ecg)
     state = _components(model, path) if path.is_dir() else weights.read_weights(path)
     if not any(name.startswith(tuple(PREFIXES)) for name in state):
         return []
-    left_out = [name for name in state if name.startswith(TEACHER) or name.rpartition(".")[2] == "logit_scale"]
+    left_out = [name for name in state if name.startswith(TEACHER) or name.rpartition(".")[2] in UNUSED]
     foreign = [name for name in state if not name.startswith(tuple(PREFIXES)) and name not in left_out]
     if foreign:
         raise UserError(f"{path} holds {weights.few(foreign)}, which are no part of echo2ecg; give one of its checkpoints.")
