@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ecgecho.types import UserError
+from ecgecho.weights import read_weights
 
 PAPER_TOKENS = 244  # EchoingECG, implementation details: reports are padded to 244 tokens
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -93,7 +94,7 @@ class BertText(nn.Module):
         weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
         if weights is None:
             raise UserError(f"{folder} holds none of {', '.join(WEIGHT_FILES)}; give the folder of a downloaded BERT.")
-        _load_backbone(tower.backbone, _read(weights), weights)
+        _load_backbone(tower.backbone, read_weights(weights), weights)
         return tower
 
     @classmethod
@@ -112,16 +113,6 @@ class BertText(nn.Module):
             raise UserError(f"a text of {ids.shape[1]} tokens is longer than the {self.max_tokens} of this BERT; cut it first.")
         tokens: Tensor = self.backbone(input_ids=ids, attention_mask=valid.long()).last_hidden_state
         return tokens
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        loaded: dict[str, Tensor] = load_file(path)
-        return loaded
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
 
 
 def _load_backbone(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> None:
