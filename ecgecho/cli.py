@@ -445,6 +445,7 @@ def train(
     ecg: Annotated[list[Path], typer.Option("--ecg", help="ECG store; one a catalog.")],
     echo: Annotated[list[Path] | None, typer.Option("--echo", help="Echo store; one a catalog.")] = None,
     recipe: Annotated[str, typer.Option(help="paper, small, or a JSON file.")] = "paper",
+    init: Annotated[Path | None, typer.Option("--init", help="Weights to begin with.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     sets: Set = None,
 ) -> None:
@@ -454,8 +455,8 @@ def train(
 
     chosen = story.make_recipe(method, recipe, sets or [])
     began = time.monotonic()
-    result = story.train(chosen, catalogs=catalog, ecgs=ecg, echos=echo or [], out=out, device=device, say=say)
-    if result.pop("already_done", False):
+    result = story.train(chosen, catalogs=catalog, ecgs=ecg, echos=echo or [], out=out, init=init, device=device, say=say)
+    if result.pop("already_done", False) or result.pop("helper", False):
         return
     close("train", out, result, 0, time.monotonic() - began, f"ecgecho eval {quoted(out)}")
 

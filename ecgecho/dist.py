@@ -12,9 +12,11 @@ R ranks, M rows of this rank, D dimension.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import datetime
+import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from ecgecho.types import UsageError
 
+_alone = contextvars.ContextVar("alone", default=False)
 WAIT = datetime.timedelta(hours=2)  # rank 0 may validate and write while the others wait
 
 
@@ -59,7 +62,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     used = [p for p, some in zip(trained, has.tolist(), strict=True) if some]
     if not used:
         return
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).float().flatten() for p in used])
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in used])
     dist.all_reduce(flat)
     flat /= world()
     for p, mean in zip(used, torch.split(flat, [p.numel() for p in used]), strict=True):
@@ -80,20 +83,29 @@ def barrier() -> None:
     any_rank(False)
 
 
-def from_first(value: Any) -> Any:
-    """What rank 0 has, on every rank: plain values of JSON."""
+def from_first(make: Callable[[], Any]) -> Any:
+    """What rank 0 makes, on every rank: plain values of JSON. Where rank 0 fails the others end without a word."""
     if not _on():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0, device=_device())
-    return box[0]
+        return make()
+    if rank() > 0:
+        return json.loads(_broadcast(b""))
+    try:
+        value = make()
+    except BaseException:
+        _broadcast(b"")
+        raise
+    _broadcast(json.dumps(value).encode())
+    return value
 
 
-def copy_from_first(model: nn.Module) -> None:
-    """Parameters and buffers of rank 0 on every rank."""
-    if _on():
-        for value in model.state_dict().values():
-            dist.broadcast(value.detach(), src=0)
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """In this block a process is by itself: `gather` is the identity, as where rank 0 validates and the others wait."""
+    before = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(before)
 
 
 def device_of_rank(name: str) -> str:
@@ -125,6 +137,19 @@ def joined(device: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def _broadcast(data: bytes) -> bytes:
+    """Bytes of rank 0, on every rank; no bytes end the others."""
+    size = torch.tensor([len(data)], device=_device())
+    dist.broadcast(size, src=0)
+    if not int(size):
+        if rank() > 0:
+            raise SystemExit(1)
+        return b""
+    text = torch.tensor(list(data) if rank() == 0 else [0] * int(size), dtype=torch.uint8, device=_device())
+    dist.broadcast(text, src=0)
+    return bytes(text.tolist())
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -148,7 +173,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _on() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return not _alone.get() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _local() -> int:

@@ -138,24 +138,30 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 class Interrupt:
-    """Ctrl-C between two steps: `requested` turns True and the loop saves. A second, or one in a slow step, raises at once."""
+    """Ctrl-C between two steps: `requested` turns True and the loop saves. A second, or one in a slow step, raises at once.
 
-    def __init__(self, step_seconds: float) -> None:
+    `together`: one of several processes that torchrun started. None raises, because the others would wait for it for ever;
+    and torchrun's own way to end them, SIGTERM, is asked for in the same way.
+    """
+
+    def __init__(self, step_seconds: float, *, together: bool = False) -> None:
         self.requested = False
         self.step_seconds = step_seconds
-        self._former: Any = None
+        self.together = together
+        self._former: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            self._former = signal.signal(signal.SIGINT, self._ask)
+            for number in (signal.SIGINT, signal.SIGTERM) if self.together else (signal.SIGINT,):
+                self._former[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._former is not None:
-            signal.signal(signal.SIGINT, self._former)
+        for number, former in self._former.items():
+            signal.signal(number, former)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.requested or self.step_seconds > SLOW_STEP_SECONDS:
+        if not self.together and (self.requested or self.step_seconds > SLOW_STEP_SECONDS):
             raise KeyboardInterrupt
         self.requested = True
 

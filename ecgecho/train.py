@@ -2,13 +2,18 @@
 
 The directory of a run holds run.json (recipe, versions, what it read), metrics.jsonl, checkpoint/ while it is not done,
 model.safetensors when it is, and vocabulary.json where the run reads texts. The same call again resumes, or says it is done.
+
+Under torchrun every process (rank) makes the same tables and model, takes its slice of each batch and averages the gradients
+with the others. Rank 0 alone writes, speaks and validates; what all must do together (stop, refuse, end) all agree on.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +26,7 @@ import torch
 from torch import nn
 
 import ecgecho
-from ecgecho import config, log, optim, plugins
+from ecgecho import config, dist, log, optim, plugins, weights
 from ecgecho import state as states
 from ecgecho.config import Recipe
 from ecgecho.data.batches import Batches
@@ -39,6 +44,7 @@ TIMED_ROWS = 8
 QUICK_SECONDS = 5.0
 SHOWN_IDS = 8
 SHOWN_DIFFERENCES = 4
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 def train(
@@ -48,22 +54,41 @@ def train(
     ecgs: Sequence[Path],
     echos: Sequence[Path] = (),
     out: Path,
+    init: Path | None = None,
     device: str = "auto",
     progress: bool = True,
     say: Callable[[str], None] = log.say,
 ) -> Json:
-    """Train a student into `out`, from where a former call stopped; what it reports is what `run.json` has under "result"."""
-    sources = open_sources(catalogs, ecgs, echos)
+    """Train a student into `out`, from where a former call stopped; what it reports is what `run.json` has under "result".
+
+    `init` is a file of weights to begin with. Under torchrun ranks other than 0 say nothing and report "helper" as well.
+    """
+    with dist.joined(device):
+        if dist.rank() == 0:
+            return _train(recipe, open_sources(catalogs, ecgs, echos), out, init, device, progress=progress, say=say)
+        result = _train(recipe, open_sources(catalogs, ecgs, echos), out, init, device, progress=False, say=lambda line: None)
+        return {**result, "helper": True}
+
+
+def _train(
+    recipe: Recipe, sources: Sources, out: Path, init: Path | None, device: str, *, progress: bool, say: Callable[[str], None]
+) -> Json:
+    first = dist.rank() == 0
+    if init is None and recipe.optim.epochs == 0 and recipe.optim.steps == 0:
+        raise UsageError("optim.epochs is 0, which makes a run out of given weights: add --init FILE, or raise it.")
     identity = {"recipe": _without_place(recipe), **sources.identity()}
-    former = _former_run(out, identity)
+    if init is not None:
+        identity["init_sha256"] = _init_hash(init)
+    former: Json = dist.from_first(lambda: _former_run(out, identity))
     if former.get("done"):
         say(f"{out} is done: {former['result']['steps']} steps; nothing to do.")
         return {**former["result"], "already_done": True}
 
     out.mkdir(parents=True, exist_ok=True)
-    where = _device(device)
+    where = _device(dist.device_of_rank(device))
     built = _build(recipe, sources, where, former)
     model, batches, options, num_steps = built.model, built.batches, recipe.optim, _num_steps(recipe, built.batches)
+    initial = [] if init is None else _import(recipe, model, init)
     key, checkpoint = config.digest(identity), out / "checkpoint"
     after_step: Callable[[int], None] = model.after_step  # type: ignore[assignment]
     optimizer = optim.make_optimizer(model, options)
@@ -74,10 +99,11 @@ def train(
     state = states.restore(checkpoint, states.TrainState(model=model, optimizer=optimizer), key, sampler_at)
     run = {"format": FORMAT, "done": False, "identity": identity, "paths": sources.paths(out), "num_steps": num_steps}
     run |= {"device": _device_name(where), "versions": _versions(), **built.facts}
-    states.write_json(out / "run.json", run)
-    if built.tokeniser is not None:
-        states.write_json(out / "vocabulary.json", built.tokeniser.keep(out))
-    for line in (*built.notes, _opening(recipe, built, num_steps, state.step, out)):
+    if first:
+        states.write_json(out / "run.json", run)
+        if built.tokeniser is not None:
+            states.write_json(out / "vocabulary.json", built.tokeniser.keep(out))
+    for line in (*built.notes, *initial, _opening(recipe, built, num_steps, state.step, out)):
         say(line)
     step_seconds = 0.0
     if where.type == "cpu" and state.step < num_steps:
@@ -87,14 +113,15 @@ def train(
 
     autocast = torch.autocast(where.type, torch.bfloat16, enabled=_bf16(recipe, where))
     every = max(batches.sampler.steps_per_epoch, num_steps / MOST_VALIDATIONS)
-    metrics = log.Metrics(out / "metrics.jsonl", step=state.step)
+    metrics = log.Metrics(out / "metrics.jsonl" if first else Path(os.devnull), step=state.step)
     began, saved = time.monotonic() - state.seconds, time.monotonic()
     numbers, held_out = dict[str, float](), dict[str, float]()
     bar = log.Bar("train", num_steps, unit="steps", start=state.step, shown=progress, say=say)
-    with bar, states.Interrupt(step_seconds) as interrupt:
+    with bar, states.Interrupt(step_seconds, together=dist.world() > 1) as interrupt:
         for step in range(state.step, num_steps):
             started = time.monotonic()
-            torch.manual_seed(states.step_seed(recipe.seed, step, "step"))  # dropout: a resumed run draws the same
+            # dropout: a resumed run draws the same, and each rank for itself
+            torch.manual_seed(states.step_seed(recipe.seed, step, f"step{dist.rank() or ''}"))
             rate = optim.set_learning_rate(optimizer, step, num_steps, options)
 
             model.train()
@@ -103,8 +130,9 @@ def train(
                 parts: dict[str, torch.Tensor] = model(batch)
             optimizer.zero_grad(set_to_none=True)
             parts["loss"].backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
-            if not torch.isfinite(parts["loss"] + norm):  # the one point where the host waits for the device
+            dist.average_gradients(model.parameters())
+            norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm or math.inf)
+            if dist.any_rank(not torch.isfinite(parts["loss"] + norm)):  # the one point where the host waits for the device
                 raise _not_finite(step, parts, norm, batches.ids(step), out)
             optimizer.step()
             after_step(step)
@@ -121,20 +149,28 @@ def train(
             bar.advance(1, f"loss {numbers['loss']:.4g}" if numbers else "")
             if state.step // every > step // every or state.step == num_steps:
                 epoch = state.step / batches.sampler.steps_per_epoch
-                held_out = validate(model, batches, autocast)
+                if first:
+                    held_out = validate(model, batches, autocast)
                 metrics.write("val", state.step, {"epoch": epoch, **held_out, "seconds": state.seconds})
-            if interrupt.requested or time.monotonic() - saved >= 60 * options.checkpoint_minutes:
+            stop = dist.any_rank(interrupt.requested)
+            if first and (stop or time.monotonic() - saved >= 60 * options.checkpoint_minutes):
                 states.save(checkpoint, state, key)
                 saved = time.monotonic()
-            if interrupt.requested:
+            if stop:
+                dist.barrier()  # a process that ends takes the others with it
                 raise KeyboardInterrupt
 
     metrics.close()
-    result = _result(built, state, held_out or validate(model, batches, autocast))
-    states.write_tensors(out / "model.safetensors", states.weights(model))
-    states.write_json(out / "run.json", {**run, "done": True, "result": result})
-    states.remove(checkpoint)
-    return result
+
+    def finish() -> Json:
+        result = _result(built, state, held_out or validate(model, batches, autocast))
+        states.write_tensors(out / "model.safetensors", states.weights(model))
+        states.write_json(out / "run.json", {**run, "done": True, "result": result})
+        states.remove(checkpoint)
+        return result
+
+    finished: Json = dist.from_first(finish)
+    return finished
 
 
 def validate(model: nn.Module, batches: Batches, autocast: torch.autocast) -> dict[str, float]:
@@ -142,7 +178,7 @@ def validate(model: nn.Module, batches: Batches, autocast: torch.autocast) -> di
     model.eval()
     total: dict[str, float] = {}
     rows: dict[str, int] = {}
-    with torch.no_grad(), autocast:
+    with torch.no_grad(), autocast, dist.alone():
         for batch in batches.validation():
             for name, value in model(batch).items():
                 total[name] = total.get(name, 0.0) + float(value) * len(batch.subject)
@@ -187,7 +223,7 @@ def _build(recipe: Recipe, sources: Sources, device: torch.device, former: Json)
     blocks = BlockOrder(**former["blocks"]) if former.get("blocks") else BlockOrder()
     signals = SignalTable(sources.ecgs, sources.ecg_paths, contract, device, place, blocks)
     echo = EchoTable(sources.echos, sources.echo_paths, device, place) if sources.echos else None
-    in_blocks = former.get("blocks") is not None if former else signals.signal.place == "blocks"
+    in_blocks = bool(dist.from_first(lambda: former.get("blocks") is not None if former else signals.signal.place == "blocks"))
     material = join(
         sources.catalogs, signals.rows, echo.rows if echo else {}, recipe.data, echo.view_of_row if echo else lambda row: ""
     )
@@ -222,7 +258,12 @@ def _build(recipe: Recipe, sources: Sources, device: torch.device, former: Json)
         seed=recipe.seed,
         device=device,
         blocks=blocks if in_blocks else None,
+        rank=dist.rank(),
+        ranks=dist.world(),
     )
+    notes = list(material.notes)
+    if dist.world() > 1:
+        notes.append(_several(model, recipe))
     facts = {
         "blocks": asdict(blocks) if in_blocks else None,
         "seed": recipe.seed,
@@ -235,7 +276,9 @@ def _build(recipe: Recipe, sources: Sources, device: torch.device, former: Json)
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "counts": batches.counts(),
     }
-    return _Built(model=model, batches=batches, tokeniser=tokeniser if with_text else None, facts=facts, notes=material.notes)
+    if dist.world() > 1:
+        facts["ranks"] = dist.world()
+    return _Built(model=model, batches=batches, tokeniser=tokeniser if with_text else None, facts=facts, notes=tuple(notes))
 
 
 def _without_place(recipe: Recipe) -> Json:
@@ -281,14 +324,17 @@ def _short(value: Any) -> str:
 
 
 def _num_steps(recipe: Recipe, batches: Batches) -> int:
-    return recipe.optim.steps or max(1, math.ceil(recipe.optim.epochs * batches.sampler.steps_per_epoch))
+    """0 where no epoch is wanted, else 1 at least."""
+    return recipe.optim.steps or math.ceil(recipe.optim.epochs * batches.sampler.steps_per_epoch)
 
 
 def _not_finite(step: int, parts: dict[str, torch.Tensor], norm: torch.Tensor, ids: list[str], out: Path) -> UserError:
     values = {name: float(value.detach()) for name, value in parts.items()} | {"gradient_norm": float(norm)}
-    bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+    bad = ", ".join(name for name, value in values.items() if not math.isfinite(value)) or "the loss of another rank"
     path = out / "not_finite.json"
-    states.write_json(path, {"step": step, "not_finite": bad, "values": {k: repr(v) for k, v in values.items()}, "ecg_ids": ids})
+    found = {"step": step, "not_finite": bad, "values": {k: repr(v) for k, v in values.items()}, "ecg_ids": ids}
+    if dist.rank() == 0:
+        states.write_json(path, found)
     shown = ", ".join(ids[:SHOWN_IDS]) + (", ..." if len(ids) > SHOWN_IDS else "")
     return UserError(
         f"{bad} not finite at step {step}; ECGs of the batch: {shown} (all {len(ids)} in {path}). "
@@ -310,21 +356,62 @@ def _result(built: _Built, state: states.TrainState, held_out: dict[str, float])
 
 
 def _step_seconds(model: nn.Module, batches: Batches, options: config.OptimOptions) -> float:
-    """Seconds of one step, on a copy of the model: of a few rows, and of a whole batch where that is quick."""
+    """Seconds of one step, on a copy of the model: of a few rows, and of a whole batch where that is quick. By all ranks."""
     copied = copy.deepcopy(model).train()
     optimizer = optim.make_optimizer(copied, options)
 
     def measure(rows: int) -> float:
         batch, began = batches.sample(rows), time.monotonic()
         copied(batch)["loss"].backward()
+        dist.average_gradients(copied.parameters())
         optimizer.step()
         return time.monotonic() - began
 
-    size = batches.options.batch_size
+    size = batches.options.batch_size // dist.world()
     few = min(TIMED_ROWS, size)
     measure(few)  # warms up
     seconds = measure(few) * size / few
+    seconds = float(dist.from_first(lambda: seconds))
     return measure(size) if seconds < QUICK_SECONDS else seconds
+
+
+def _several(model: nn.Module, recipe: Recipe) -> str:
+    """How the processes share a batch, for the user."""
+    ranks = dist.world()
+    size = recipe.data.batch_size
+    told = f"{ranks} processes, each with its slice of every batch of {size}"
+    if getattr(model, "gathers", False):
+        return f"{told}; the loss is over all of it"
+    return f"{told}; {recipe.method_name} contrasts within a slice alone, of about {size // ranks} rows"
+
+
+def _init_hash(path: Path) -> str:
+    """SHA-256 of a file of weights, or of the names and hashes of all of them in a folder."""
+    if path.is_file():
+        return weights.sha256(path)
+    files = sorted(p for p in path.iterdir() if p.suffix in WEIGHT_FILES) if path.is_dir() else []
+    if not files:
+        raise UsageError(f"--init {path}: there is no such file of weights ({', '.join(WEIGHT_FILES)}), nor a folder of them.")
+    lines = "".join(f"{p.name}:{weights.sha256(p)};" for p in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _import(recipe: Recipe, model: nn.Module, path: Path) -> list[str]:
+    """Load given weights: those of a run of ours, of the method's publication, or of the encoder's. What to tell the user."""
+    if path.suffix == ".safetensors" and path.is_file():
+        own = weights.read_weights(path)
+        if set(own) == set(model.state_dict()):
+            weights.fit(model, own, str(path))
+            return [f"began with {path}: all {len(own)} tensors of a run's model"]
+    for kind, name, module in (("methods", recipe.method_name, model), ("encoders", recipe.encoder_name, model.encoder)):
+        reader = getattr(plugins.load(kind, name), "import_weights", None)
+        lines: list[str] = reader(module, path) if reader is not None else []
+        if lines:
+            return lines
+    raise UserError(
+        f"--init {path}: neither {recipe.method_name} nor {recipe.encoder_name} knows these weights, and they are not those of "
+        "a run of this very recipe (model.safetensors)."
+    )
 
 
 def _opening(recipe: Recipe, built: _Built, num_steps: int, step: int, out: Path) -> str:

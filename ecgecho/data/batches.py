@@ -34,9 +34,12 @@ class Batches:
         seed: int,
         device: torch.device,
         blocks: BlockOrder | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.signals, self.echo, self.tokens, self.normaliser = signals, echo, tokens, normaliser
         self.needs, self.options, self.seed, self.device = needs, options, seed, device
+        self.rank, self.ranks = rank, ranks
         self.examples, self.held_out, self.clips = material.splits["train"], material.splits["val"], material.clips
         self.num_clips = np.array([len(rows) for rows in self.clips], np.int64)
         self._clip_rows = np.concatenate([np.empty(0, np.int64), *self.clips])
@@ -56,21 +59,20 @@ class Batches:
             block_of=None if blocks is None else self._blocks(blocks),
             pool=blocks.pool if blocks else 0,
         )
+        self._check_slices()
 
     def train(self, step: int) -> Batch:
-        """The batch of a step: ECGs of the pass, then the echo pairs."""
+        """This rank's slice of the batch of a step: ECGs of the pass, then the echo pairs."""
         self.signals.signal.hold(self.sampler.held(step))
-        draw = self.sampler.draw(step)
+        draw = self.sampler.draw(step).slice(self.rank, self.ranks)
         ecgs = np.concatenate([self.passed[draw.ecgs], self.examples.pair_ecg[draw.pairs]])
         studies = self.examples.pair_study[draw.pairs]
         row = np.arange(len(draw.ecgs), len(ecgs))
         with_text = self.options.batches == "joint" or len(draw.ecgs) > 0
-        return self._batch(
-            self.examples, ecgs, row, studies, self._shown(draw, studies), with_text=with_text, augment_seed=(step, self.seed)
-        )
+        return self._batch(self.examples, ecgs, row, studies, self._shown(draw, studies), with_text=with_text, augment_seed=step)
 
     def ids(self, step: int) -> list[str]:
-        """The ECG ids of a step's batch."""
+        """The ECG ids of a step's batch, over all ranks."""
         draw = self.sampler.draw(step)
         return [self.examples.ecg_id[i] for i in (*self.passed[draw.ecgs], *self.examples.pair_ecg[draw.pairs])]
 
@@ -89,16 +91,14 @@ class Batches:
 
     def sample(self, count: int) -> Batch:
         """`count` rows of the first step, to time a step on."""
-        draw = self.sampler.draw(0)
+        draw = self.sampler.draw(0).slice(self.rank, self.ranks)
         pairs = min(len(draw.pairs), max(count // 2, count - len(draw.ecgs)))
         part = Draw(ecgs=draw.ecgs[: count - pairs], pairs=draw.pairs[:pairs], pair_pass=draw.pair_pass[:pairs])
         ecgs = np.concatenate([self.passed[part.ecgs], self.examples.pair_ecg[part.pairs]])
         studies = self.examples.pair_study[part.pairs]
         row = np.arange(len(part.ecgs), len(ecgs))
         # Varied too: a step on crops is not the step on whole recordings.
-        return self._batch(
-            self.examples, ecgs, row, studies, self._shown(part, studies), with_text=True, augment_seed=(0, self.seed)
-        )
+        return self._batch(self.examples, ecgs, row, studies, self._shown(part, studies), with_text=True, augment_seed=0)
 
     def validation(self) -> Iterator[Batch]:
         """Every row of the validation split once, the last batch short.
@@ -122,12 +122,12 @@ class Batches:
 
     def _batch(
         self, examples: Examples, ecgs: I64, echo_row: I64, studies: I64, shown: _Shown | None, *, with_text: bool,
-        augment_seed: tuple[int, int] | None,
+        augment_seed: int | None,
     ) -> Batch:  # fmt: skip
         signal, lead_valid = self.signals.take(examples.row[ecgs])
         ecg = self.normaliser(signal, lead_valid)
         if augment_seed is not None:
-            ecg = self._varied(ecg, lead_valid, hash_pair(*augment_seed))
+            ecg = self._varied(ecg, lead_valid, hash_step(augment_seed, self.seed, self.rank))
         study = np.full(len(ecgs), -1, np.int64)
         study[echo_row] = studies
         text = examples.text[ecgs]
@@ -214,6 +214,16 @@ class Batches:
         edges = self.signals.signal.chunks.block_edges(blocks.block_bytes)
         return np.searchsorted(edges, self.examples.row[ecgs], side="right") - 1
 
+    def _check_slices(self) -> None:
+        """Every rank must have something of each kind in each batch: they compute the same loss together."""
+        kinds = [n for n in (self.sampler.ecgs_each, self.sampler.pairs_each) if n]
+        few = self.options.batch_size if self.options.batches == "single" else min(kinds)
+        if few < self.ranks:
+            raise UserError(
+                f"a batch of {self.options.batch_size} has {few} rows of a kind for {self.ranks} processes; raise "
+                "data.batch_size or data.ratio, or start fewer processes."
+            )
+
     def _check(self, num_ecgs: int, num_pairs: int) -> None:
         length = self.signals.signal.shape[-1]
         if self.options.crop_samples > length:
@@ -258,6 +268,7 @@ def useful(examples: Examples, needs: frozenset[str]) -> I64:
     return np.flatnonzero(wanted)
 
 
-def hash_pair(step: int, seed: int) -> int:
-    """A seed for a step's augmentation."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+def hash_step(step: int, seed: int, rank: int = 0) -> int:
+    """A seed for a step's augmentation; ranks vary their rows each in its own way."""
+    words = [seed, step, rank] if rank else [seed, step]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

@@ -154,7 +154,8 @@ def choose(num_bytes: int, device: torch.device) -> Place:
     if device.type == "cuda" and num_bytes < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
         return "device"
     free = free_memory()
-    if num_bytes < PINNED_SHARE * free:
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # that torchrun started on this machine, each with its own copy
+    if num_bytes * processes < PINNED_SHARE * free:
         return "pinned"
     return "mapped" if num_bytes < MAPPED_SHARE * free else "blocks"
 
