@@ -116,48 +116,69 @@ class PhenotypeRetrieval:
 
     def _own(self, inputs: EvalInputs, queries: Side, gallery: Side, task: str) -> list[EvalRow]:
         """Recall and rank of what belongs together."""
-        metrics = [f"recall_at_{k}" for k in self.config.ks] + ["mean_rank", "median_rank"]
-        if reason := _too_few(queries, gallery, max(self.config.ks)):
-            return [stats.no_row(NAME, task, metrics[0], reason, n=len(queries.rows), unit=queries.unit)]
+        ks, refused = self._depths(queries, gallery, task, "recall")
+        if not ks:
+            return refused
         chunks = (
             (rows, like, own, own | other if self.config.own == "leave_out" else None)
             for rows, like, own, other in _likenesses(queries, gallery)
         )
-        ranked = _ranked(chunks, self.config.ks, whole=self.config.average_precision)
+        ranked = _ranked(chunks, ks, whole=self.config.average_precision)
         share = self.config.recall == "share"
-        recall = {k: ranked.hits[k] / np.maximum(ranked.matches, 1) if share else ranked.found[k] for k in self.config.ks}
+        recall = {k: ranked.hits[k] / np.maximum(ranked.matches, 1) if share else ranked.found[k] for k in ks}
         blind = {
             k: np.where(ranked.matches > 0, np.minimum(k, ranked.size) / ranked.size, 0.0)
             if share
             else 1 - none_drawn(ranked.size, ranked.matches, np.minimum(k, ranked.size))
-            for k in self.config.ks
+            for k in ks
         }
-        values = {f"recall_at_{k}": (recall[k], float(blind[k].mean())) for k in self.config.ks}
-        return self._rows(inputs, queries, NAME, task, ranked, values)
+        values = {f"recall_at_{k}": (recall[k], float(blind[k].mean())) for k in ks}
+        return self._rows(inputs, queries, NAME, task, ranked, values) + refused
 
     def _measured(self, inputs: EvalInputs, queries: Side, gallery: Side, values: stats.F64, task: str) -> list[EvalRow]:
         """Precision and rank by one measurement, and what its oracle scores."""
         queries, gallery = (_part(side, np.isfinite(values[side.study])) for side in (queries, gallery))
         asked, there = values[queries.study], values[gallery.study]
         measured = values[np.isfinite(values)]
-        reason = _too_few(queries, gallery, max(self.config.ks))
-        if not reason and np.ptp(measured) == 0:
+        ks, refused = self._depths(queries, gallery, task, "precision")
+        if not ks:
+            return refused
+        if np.ptp(measured) == 0:
             reason = "all studies measure the same"
-        if reason:
             return [stats.no_row(NAME, task, "precision_at_1", reason, n=len(queries.rows), unit=queries.unit)]
         near = self.config.tolerance * float(measured.std(ddof=1))
         chunks = (
             (rows, like, torch.from_numpy(within(asked[rows], there, near)), other if self.config.own == "leave_out" else None)
             for rows, like, _, other in _likenesses(queries, gallery)
         )
-        ranked = _ranked(chunks, self.config.ks, whole=self.config.average_precision)
+        ranked = _ranked(chunks, ks, whole=self.config.average_precision)
         blind = ranked.matches / ranked.size
-        best = perfect(ranked, self.config.ks)
+        best = perfect(ranked, ks)
         result = []
         for name, one in ((NAME, ranked), (ORACLE, best)):
-            scored = {f"precision_at_{k}": (one.hits[k] / k, float(blind.mean())) for k in self.config.ks}
+            scored = {f"precision_at_{k}": (one.hits[k] / k, float(blind.mean())) for k in ks}
             result += self._rows(inputs, queries, name, task, one, scored)
-        return result
+        return result + refused
+
+    def _depths(self, queries: Side, gallery: Side, task: str, metric: str) -> tuple[list[int], list[EvalRow]]:
+        """The depths that the gallery has, and why the others have no number."""
+        most = np.bincount(gallery.subject).max() if len(gallery.rows) else 0  # one subject may be left out
+        ks = [k for k in self.config.ks if len(queries.rows) and k < len(gallery.rows) - most]
+        names = {"ecg": "ECGs with a study", "study": "studies"}
+        found = f"{len(queries.rows)} {names[queries.unit]} to ask and {len(gallery.rows)} {names[gallery.unit]} to find"
+        refused = [
+            stats.no_row(
+                NAME,
+                task,
+                f"{metric}_at_{k}",
+                f"there are {found}; more than {k} of other subjects are needed",
+                n=len(queries.rows),
+                unit=queries.unit,
+            )
+            for k in self.config.ks
+            if k not in ks
+        ]
+        return ks, refused if ks else refused[:1]
 
     def _rows(
         self,
@@ -297,17 +318,6 @@ def _part(side: Side, chosen: stats.Mask) -> Side:
         subject=side.subject[chosen],
         study=side.study[chosen],
     )
-
-
-def _too_few(queries: Side, gallery: Side, k: int) -> str:
-    most = np.bincount(gallery.subject).max(initial=0) if len(gallery.rows) else 0  # one subject may be left out
-    if not len(queries.rows) or len(gallery.rows) - most <= k:
-        names = {"ecg": "ECGs with a study", "study": "studies"}
-        return (
-            f"the test split has {len(queries.rows)} {names[queries.unit]} to ask and {len(gallery.rows)} "
-            f"{names[gallery.unit]} to find; more than {k} of other subjects are needed"
-        )
-    return ""
 
 
 def _likenesses(queries: Side, gallery: Side) -> Iterator[tuple[I64, Tensor, Tensor, Tensor]]:

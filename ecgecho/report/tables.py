@@ -114,7 +114,7 @@ def _by_share(rows: Sequence[Json], result: Json) -> list[str]:
     for evaluation, task, metric in dict.fromkeys(key[:3] for key in found):
         cells = [found.get((evaluation, task, metric, share)) for share in shares]
         some = [row for row in cells if row is not None]
-        texts = [_cell_text(row) + (f" {{{_of_draws(row)}}}" if row is not None and _of_draws(row) else "") for row in cells]
+        texts = [_cell_text(row) + _braces(row) for row in cells]
         chances = {_number(row["chance"]) for row in some if row["chance"] is not None}
         lines.append(
             [
@@ -126,13 +126,16 @@ def _by_share(rows: Sequence[Json], result: Json) -> list[str]:
                 *texts,
             ]
         )
-    reasons = [
-        f"{row['evaluation']}, {_title(result, row['task'])}, {_percent(row['share'])} labels: {row['reason']}"
-        for row in rows
-        if row["reason"]
-    ]
-    words = [] if not any(row["draws"] for row in rows) else ["In braces: the least and the greatest of the draws of the labels."]
-    return [*_aligned([head, *lines]), *words, *reasons]
+    shown: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        if row["reason"]:
+            where = f"{row['evaluation']} at {_percent(row['share'])}"
+            shown.setdefault((_title(result, row["task"]), row["reason"]), {})[where] = None
+    words = [f"{task}: {reason} ({', '.join(where)})" for (task, reason), where in shown.items()]
+    if some_draws := sorted({row["draws"] for row in rows if row.get("draws")}):
+        number = " or ".join(map(str, some_draws))
+        words.insert(0, f"Mean of {number} draws of the labels, in braces the least and the greatest of them.")
+    return [*_aligned([head, *lines]), *words]
 
 
 def _of_echo(rows: Sequence[Json], result: Json) -> list[str]:
@@ -142,30 +145,24 @@ def _of_echo(rows: Sequence[Json], result: Json) -> list[str]:
     if not tasks:
         return reasons
     found = {(row["evaluation"], row["task"], row["metric"]): row for row in rows}
-    lines = []
-    metrics = list(dict.fromkeys(row["metric"] for row in rows if row["task"]))
-    depths = [metric for metric in metrics if metric.startswith("precision_at_")]
-    depths = depths or [metric.replace("recall", "precision") for metric in metrics if metric.startswith("recall_at_")]
-    ranks = [metric for metric in metrics if metric.endswith("_rank")]
+    lines: list[list[str]] = []
+    metrics = [row["metric"].replace("recall", "precision") for row in rows if row["task"]]
+    depths = [metric for metric in dict.fromkeys(metrics) if metric.startswith("precision_at_")]
+    ranks = [metric for metric in dict.fromkeys(metrics) if metric.endswith("_rank")]
     for task in tasks:
         own = task.endswith(".own")
         asked = [*(metric.replace("precision", "recall") if own else metric for metric in depths), *ranks]
         here = [found.get((ECHO, task, metric)) for metric in asked]
-        some = [row for row in here if row is not None]
-        if all(row["value"] is None for row in some):
-            lines.append([_title(result, task), "run", str(some[0]["n"]), some[0]["reason"]])
-            continue
-        lines.append([_title(result, task), "run", str(some[0]["n"]), *(_ranked_text(row) for row in here)])
-        lines.append(["", "chance", "", *(_decimals(row["chance"], row["metric"]) if row else "-" for row in here)])
-        best = [found.get((f"{ECHO}.oracle", task, metric)) for metric in asked]
-        if any(best):
-            lines.append(["", "oracle", "", *(_decimals(row["value"], row["metric"]) if row else "-" for row in best)])
-        reasons += [f"{_title(result, task)}: {reason}" for reason in dict.fromkeys(row["reason"] for row in some) if reason]
-    names = [f"{_metric(depth)} (own: R)" for depth in depths] + [_metric(rank) for rank in ranks]
-    head = ["asked for", "", "queries", *names]
-    width = len(head)
-    padded = [line + [""] * (width - len(line)) for line in lines]
-    return [*_aligned([head, *padded]), *reasons]
+        some = [row for row in rows if row["task"] == task]
+        title = _title(result, task) + (" (R@k)" if own else "")
+        reasons += [f"{title}: {reason}" for reason in dict.fromkeys(row["reason"] for row in some) if reason]
+        lines.append([title, "run", str(some[0]["n"]), *(_ranked_text(row) for row in here)])
+        for name, key in (("chance", "chance"), ("oracle", "value")):
+            told = here if name == "chance" else [found.get((f"{ECHO}.oracle", task, metric)) for metric in asked]
+            if any(row is not None and row[key] is not None for row in told):
+                lines.append(["", name, "", *("-" if row is None else _decimals(row[key], row["metric"]) for row in told)])
+    head = ["asked for", "", "queries", *(_metric(metric) for metric in (*depths, *ranks))]
+    return [*_aligned([head, *lines]), *reasons]
 
 
 def compare(files: Sequence[tuple[str, Path]]) -> str:
@@ -439,6 +436,10 @@ def _title(result: Json, task: str) -> str:
         about = result["data"].get("studies", {}).get("phenotypes", {}).get(what, {"title": what})
         return f"{DIRECTIONS[direction]}: {about['title']}"
     return task.replace("_", " ")
+
+
+def _braces(row: Json | None) -> str:
+    return "" if row is None or row.get("draws") is None else f" {{{row['draws_low']:.2f}, {row['draws_high']:.2f}}}"
 
 
 def _of_draws(row: Json) -> str:
