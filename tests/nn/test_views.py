@@ -170,3 +170,19 @@ def test_dropped_views_are_whole_leave_at_least_one_and_keep_their_study():
     assert torch.equal(views.drop_views(values, starts(COUNTS), 0.0)[0], values)
     _, least = views.drop_views(values, starts(COUNTS), 1.0)
     assert least.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("aggregation", POOLED)
+def test_what_is_kept_for_the_gradient_grows_with_the_views_and_not_with_the_longest_study(aggregation):
+    pool, counts = make(aggregation), [1] * 60 + [500]
+    kept: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        out = pool(drawn(counts).requires_grad_(), starts(counts))
+    assert out.shape == (61, DIM)
+    parameters = sum(p.numel() for p in pool.parameters())
+    assert sum(kept.values()) - parameters < 8 * sum(counts) * DIM  # padded, one such tensor is as large as 54 of these
