@@ -32,8 +32,9 @@ from ecgecho.decode import (
     EcgTask,
     EcgUnit,
     EchoTask,
+    RowTask,
     VcgMethod,
-    contract_columns,
+    convert_row,
     decode_clip,
     decode_ecg,
     ecg_files,
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 CLIP_TIMEOUT_S = 120.0
 ECG_TIMEOUT_S = 30.0
 MAX_REASON = 256
+ROWS_FOR_WORKERS = 256
+"""Of a raw store: from as many on, a contract with a chain is applied by processes. Fewer take no longer than their start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +247,7 @@ def contract_job(
     out: Path,
     *,
     part_rows: int | None = None,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Job:
     """A raw ECG store -> a store under a contract, equal to the one made from the files."""
@@ -267,32 +271,33 @@ def contract_job(
     )  # fmt: skip
     target.marks = {item: index["fingerprint"][row] for item, row in rows.items()}
 
-    def convert(item: str) -> DecodedEcg:
+    def task_of(item: str) -> RowTask:
         row = rows[item]
-        if index["status"][row] != "ok":
-            raise ItemError(
-                index["reason"][row],
-                "the raw store has no signal for it",
-                outcome=index["status"][row],
-                permanent=index["permanent"][row],
-            )
-        columns = {
-            "signal": source.read_ragged("signal", row),
-            "scale": source.read("scale", np.array([row]))[0],
-            "lead_valid": source.read("lead_valid", np.array([row]))[0],
-        }
-        fs_mhz = int(index["fs_mhz"][row])
-        defects = tuple(filter(None, str(index["reason"][row]).split(";")))
-        prepared = contract_columns(columns, fs_mhz / 1000, contract, unit)
-        return DecodedEcg(columns=prepared, fs_mhz=fs_mhz, fingerprint=index["fingerprint"][row], defects=defects)
+        status, reason, permanent = index["status"][row], index["reason"][row], index["permanent"][row]
+        columns: dict[str, Any] = {}
+        if status == "ok":
+            try:
+                columns = {
+                    "signal": source.read_ragged("signal", row),
+                    "scale": source.read("scale", np.array([row]))[0],
+                    "lead_valid": source.read("lead_valid", np.array([row]))[0],
+                }
+            except (embed_cache.StoreError, OSError):
+                status, reason, permanent = "failed", "unreadable", False
+        return RowTask(
+            columns=columns, fs_mhz=int(index["fs_mhz"][row]), fingerprint=index["fingerprint"][row],
+            status=status, reason=reason, permanent=permanent, contract=contract, unit=unit,
+        )  # fmt: skip
 
+    # A chain takes longer than a process and the way to it; without one, and for a few, it is the other way round.
+    alone = not contract.chain or len(rows) < ROWS_FOR_WORKERS
     return Job(
         target=target,
         stage=Passing,
         row_of=_ecg_row,
-        decode=convert,
-        task_of=str,
-        workers=0,
+        decode=convert_row,
+        task_of=task_of,
+        workers=0 if workers is None and alone else _workers(workers),
         timeout_s=ECG_TIMEOUT_S,
         progress=progress,
     )

@@ -84,6 +84,20 @@ class EcgTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RowTask:
+    """A row of a raw store for a worker: what became of the recording there, and its columns where that is "ok"."""
+
+    columns: Mapping[str, Any]
+    fs_mhz: int
+    fingerprint: str
+    status: Literal["ok", "excluded", "failed"]
+    reason: str
+    permanent: bool
+    contract: EcgContract
+    unit: EcgUnit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedEcg:
     """One recording back from a worker: int16 (12, L) or (L, 12) raw, with its scale and lead flags."""
 
@@ -140,6 +154,15 @@ def decode_ecg(task: EcgTask) -> DecodedEcg:
         columns = contract_columns(columns, record.fs_hz, task.contract, record.unit)
     mark = ecg_fingerprint(task.path, task.source, found)
     return DecodedEcg(columns=columns, fs_mhz=round(record.fs_hz * 1000), fingerprint=mark, defects=defects)
+
+
+def convert_row(task: RowTask) -> DecodedEcg:
+    """Apply a contract to a row of a raw store. Runs in a worker; raises ItemError."""
+    if task.status != "ok":
+        raise ItemError(task.reason, "the raw store has no signal for it", outcome=task.status, permanent=task.permanent)
+    columns = contract_columns(task.columns, task.fs_mhz / 1000, task.contract, task.unit)
+    defects = tuple(filter(None, task.reason.split(";")))
+    return DecodedEcg(columns=columns, fs_mhz=task.fs_mhz, fingerprint=task.fingerprint, defects=defects)
 
 
 def mark_ecg(task: EcgTask) -> str:
