@@ -382,7 +382,7 @@ def cache_ecg(
         if embed_cache.is_remote(source) or (source / "head.json").is_file() or source.suffix == ".zarr":
             if wanted is None:
                 raise usage(f"{source} is a store; say with --contract what to make of it.")
-            job = cache.contract_job(source, wanted, out, part_rows=part_rows, progress=bar)
+            job = cache.contract_job(source, wanted, out, part_rows=part_rows, workers=workers, progress=bar)
         else:
             catalog = stack.enter_context(_catalog_or_folder(source, out, key, dry_run=dry_run))
             paths = _paths(catalog.ecgs, "ecg_id")
