@@ -231,7 +231,7 @@ def rank(likeness: Tensor, right: Tensor, among: Tensor | None, ks: Sequence[int
     best = likeness.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
     above, level = (likeness > best).sum(1), likeness == best
     equal, equal_right = level.sum(1), (level & right).sum(1)
-    first = torch.where(matches > 0, above + (equal + 1) / (equal_right + 1), size + 1)
+    first = torch.where(matches > 0, above + (equal + 1).double() / (equal_right + 1), size + 1)
     hits, found = {}, {}
     for k in ks:
         places = min(k, top.values.shape[1])
@@ -347,8 +347,8 @@ def _ranked(chunks: Iterator[tuple[I64, Tensor, Tensor, Tensor | None]], ks: Seq
 def _hits_of_equals(likeness: Tensor, right: Tensor, value: Tensor, k: int) -> Tensor:
     """Expected matches among the first k where `value` (q,) is that of the k-th and of some behind it."""
     above, level = likeness > value[:, None], likeness == value[:, None]
-    share = (k - above.sum(1)) / level.sum(1)
-    return (right & above).sum(1) + (right & level).sum(1) * share.double()
+    share = (k - above.sum(1)).double() / level.sum(1)
+    return (right & above).sum(1) + (right & level).sum(1) * share
 
 
 def _average_precision(likeness: Tensor, right: Tensor, matches: Tensor) -> stats.F64:
@@ -359,5 +359,5 @@ def _average_precision(likeness: Tensor, right: Tensor, matches: Tensor) -> stat
     last = torch.ones_like(hit)
     last[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
     end = torch.where(last, number, ordered.shape[1]).flip(1).cummin(1).values.flip(1)  # of each group of equals
-    called = hit.cumsum(1).gather(1, end) / (end + 1)
-    return ((hit * called).sum(1).double() / matches.clamp(min=1)).numpy()
+    called = hit.cumsum(1).gather(1, end).double() / (end + 1)
+    return ((hit * called).sum(1) / matches.clamp(min=1)).numpy()

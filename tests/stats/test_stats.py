@@ -147,3 +147,46 @@ def test_a_share_is_drawn_by_subject_holds_both_classes_and_grows():
     assert len(np.unique(subject[tenth])) == pytest.approx(0.1 * len(np.unique(subject)), abs=2)
     order = np.random.default_rng(0).permutation(len(y))
     assert set(order[stats.sample_subjects(subject[order], y[order], share=0.1, seed=3)]) == set(tenth)
+
+
+def test_the_median_of_weights_is_that_of_the_repeated_rows():
+    rng = np.random.default_rng(0)
+    values, weights = rng.integers(0, 9, 12).astype(float), rng.integers(0, 4, (50, 12)).astype(float)
+    found = stats.median_of(values)(weights)
+    np.testing.assert_array_equal(found, [np.median(np.repeat(values, w.astype(int))) for w in weights])
+    assert np.isnan(stats.median_of(values)(np.zeros((1, 12)))).all()
+
+
+def test_scores_of_classes_equal_those_of_scikit_learn():
+    from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+    rng = np.random.default_rng(0)
+    number, scores = np.arange(90) % 3, rng.random((3, 90))
+    scores /= scores.sum(0)
+    auroc = stats.value_of(stats.macro_auroc_of(number, scores), 90)
+    assert auroc == pytest.approx(roc_auc_score(number, scores.T, multi_class="ovr", average="macro"))
+    recall = stats.value_of(stats.recall_of(number, scores.argmax(0), 3), 90)
+    assert recall == pytest.approx(balanced_accuracy_score(number, scores.argmax(0)))
+
+
+def test_resamples_that_are_kept_equal_those_drawn_anew(monkeypatch):
+    y, score, subject = cohort()
+    kept = stats.bootstrap(stats.auroc_of(y, score), subject)
+    monkeypatch.setattr(stats, "_KEPT", 0)
+    assert stats.bootstrap(stats.auroc_of(y, score), subject) == kept
+
+
+def test_several_statistics_resampled_together_are_those_resampled_alone():
+    y, score, subject = cohort()
+    other = np.random.default_rng(5).normal(size=len(y))
+    one, two, apart = stats.bootstraps([stats.auroc_of(y, score), stats.auroc_of(y, other)], subject)
+    assert one == stats.bootstrap(stats.auroc_of(y, score), subject)
+    assert two == stats.bootstrap(stats.auroc_of(y, other), subject)
+    assert apart == stats.paired_difference(y, score, other, subject)
+
+
+def test_a_share_of_several_classes_holds_each_of_them():
+    subject = np.arange(400)
+    number = np.where(subject < 4, 0, np.where(subject < 40, 1, 2))
+    rows = stats.sample_subjects(subject, number, share=0.05, seed=1)
+    assert np.bincount(number[rows]).tolist() == [1, 2, 18]
