@@ -314,6 +314,8 @@ class Forward:
         else:
             vectors = output.pooled.float()[:count, None]
         if self.teacher.spec.view_names:
+            if "view" not in output.aux:
+                raise ValueError(f"the teacher {self.teacher.spec.name} names views and its forward gives no aux['view']")
             view = output.aux["view"].float()[:count, None]
             vectors = torch.cat([vectors, view.expand(-1, vectors.shape[1], -1)], dim=-1)
         if not self._cuda:

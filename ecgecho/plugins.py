@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 import difflib
+import hashlib
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -52,10 +54,12 @@ def near_miss(word: str, known: tuple[str, ...] | list[str]) -> str:
 def _load_file(kind: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"there is no file {path}; give the path of a .py file, or one of: {', '.join(names(kind))}.")
-    found = importlib.util.spec_from_file_location(f"ecgecho_plugin_{path.stem}", path)
+    mark = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    found = importlib.util.spec_from_file_location(f"ecgecho_plugin_{path.stem}_{mark}", path)
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
+    sys.modules[module.__name__] = module  # dataclasses look there for what annotations mean
     found.loader.exec_module(module)
     for attribute in ("Config", "build"):
         if not hasattr(module, attribute):

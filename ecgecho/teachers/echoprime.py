@@ -233,10 +233,11 @@ def view_network(blocks: int = 0) -> nn.Module:
     from torch import nn
     from torchvision.models import convnext_base
 
-    network = convnext_base()
+    network: Any = convnext_base()
     network.classifier[-1] = nn.Linear(1024, len(VIEWS))
     shorten(network, blocks)
-    return network
+    whole: nn.Module = network
+    return whole
 
 
 def _load(network: nn.Module, path: Path) -> tuple[nn.Module, str]:

@@ -93,7 +93,7 @@ def test_batches_cross_clips_and_every_vector_comes_back_to_its_clip(lengths):
 class Linear:
     """A teacher whose network sees pictures."""
 
-    spec = SimpleNamespace(tokens_are_frames=False)
+    spec = SimpleNamespace(tokens_are_frames=False, unit="frame", view_names=())
 
     def __init__(self):
         self.net = torch.nn.Conv2d(3, 8, 16)
