@@ -104,7 +104,7 @@ def with_studies(given, *, shuffled=False, seed=0, order=None):
     anything = rng.random(NUM_ECGS)[np.arange(NUM_ECGS) if order is None else order]
     angle = np.pi * (anything if shuffled else measured[given.subject])
     where = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
-    truth = np.pi * measured[people]
+    truth = np.pi * (rng.permutation(measured[people]) if shuffled else measured[people])  # else matches lie side by side
     studies = StudyInputs(
         mean=np.stack([np.cos(truth), np.sin(truth)], axis=1).astype(np.float32),
         logvar=None,
