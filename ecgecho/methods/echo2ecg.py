@@ -193,9 +193,14 @@ def import_weights(model: nn.Module, path: Path) -> list[str]:
     if not any(name.startswith(tuple(PREFIXES)) for name in state):
         return []
     left_out = [name for name in state if name.startswith(TEACHER) or name.rpartition(".")[2] in UNUSED]
-    foreign = [name for name in state if not name.startswith(tuple(PREFIXES)) and name not in left_out]
-    if foreign:
-        raise UserError(f"{path} holds {weights.few(foreign)}, which are no part of echo2ecg; give one of its checkpoints.")
+    expected = [_published(name) for name in model.state_dict() if name != "scale"]
+    missing = [name for name in expected if name not in state]
+    foreign = [name for name in state if name not in expected and name not in left_out]
+    if missing or foreign:
+        raise UserError(
+            f"{path} does not fit this echo2ecg: missing {weights.few(missing)}; foreign {weights.few(foreign)}. "
+            "Give a whole checkpoint of the same method.aggregation, method.alignment and encoder."
+        )
     ours = {_renamed(name): value for name, value in state.items() if name not in left_out}
     encoder = {name.removeprefix("encoder."): value for name, value in ours.items() if name.startswith("encoder.")}
     if hasattr(model.encoder, "adapted"):

@@ -245,9 +245,9 @@ def test_weights_that_do_not_fit_are_refused_by_name_and_change_nothing(tmp_path
     state = published(model)
     missing = {name: value for name, value in state.items() if name != "echo_projection_for_agg.bias"}
     for wrong, word in (
-        (missing, "project_views.bias"),
-        (state | {"echo_projection_for_agg.gain": torch.zeros(2)}, "project_views.gain"),
-        (state | {"simclr.weight": torch.zeros(2)}, "simclr.weight"),
+        (missing, "missing echo_projection_for_agg.bias; foreign nothing"),
+        (state | {"echo_projection_for_agg.gain": torch.zeros(2)}, "missing nothing; foreign echo_projection_for_agg.gain"),
+        (state | {"simclr.weight": torch.zeros(2)}, "foreign simclr.weight"),
         (state | {"echo_alignment_global_token.weight": torch.zeros(5, 9)}, r"echo_head.weight is \(5, 9\)"),
     ):
         torch.save({"state_dict": wrong}, path)
