@@ -66,7 +66,10 @@ def train(
     with dist.joined(device):
         if dist.rank() == 0:
             return _train(recipe, open_sources(catalogs, ecgs, echos), out, init, device, progress=progress, say=say)
-        result = _train(recipe, open_sources(catalogs, ecgs, echos), out, init, device, progress=False, say=lambda line: None)
+        try:
+            result = _train(recipe, open_sources(catalogs, ecgs, echos), out, init, device, progress=False, say=lambda line: None)
+        except KeyboardInterrupt as stop:
+            raise SystemExit(130) from stop  # rank 0 says it
         return {**result, "helper": True}
 
 

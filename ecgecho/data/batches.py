@@ -184,11 +184,10 @@ class Batches:
         start = np.zeros(len(studies) + 1, np.int64)
         np.cumsum(np.minimum(count, most), out=start[1:])
         place = np.repeat(self._clip_start[studies] - start[:-1], np.diff(start)) + np.arange(start[-1])
-        if pair_pass is not None:
-            for m in np.flatnonzero(count > most).tolist():
-                study, number = int(studies[m]), int(pair_pass[m])
-                drawn = some_views(self.seed, number, study, int(count[m]), most)
-                place[start[m] : start[m + 1]] = self._clip_start[study] + drawn
+        cut = np.flatnonzero(count > most)
+        if pair_pass is not None and len(cut):
+            drawn = some_views(self.seed, pair_pass[cut], studies[cut], count[cut], most)
+            place[(start[cut][:, None] + np.arange(most)).ravel()] = np.repeat(self._clip_start[studies[cut]], most) + drawn
         return _Shown(self.echo.moments.gather(self._clip_rows[place]).float(), start)
 
     def _views(self, number: int) -> I64:

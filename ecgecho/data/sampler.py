@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ecgecho.types import I64
 
-STREAMS = {"ecg": 1, "echo": 2, "view": 3, "kind": 4, "views": 5}
+STREAMS = {"ecg": 1, "echo": 2, "view": 3, "kind": 4}
 BLOCK_BYTES = 4 << 20  # random reads of 4 MiB reach the disk's sequential speed, measured
 POOL = 64
 AHEAD = 16  # further blocks that are being read
@@ -80,10 +80,9 @@ class Pass:
         return found[np.argsort(self.first[found], kind="stable")]
 
 
-def philox(seed: int, stream: str, number: int, thing: int = 0) -> np.random.Generator:
-    """Random numbers of (seed, stream, pass, thing)."""
-    key = [seed & 0xFFFFFFFFFFFFFFFF, (STREAMS[stream] << 56) | number]
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, thing, 0, 0]))
+def philox(seed: int, stream: str, number: int) -> np.random.Generator:
+    """Random numbers of (seed, stream, pass)."""
+    return np.random.Generator(np.random.Philox(key=[seed & 0xFFFFFFFFFFFFFFFF, (STREAMS[stream] << 56) | number]))
 
 
 @lru_cache(maxsize=8)
@@ -246,9 +245,27 @@ def views(seed: int, number: int, num_clips: I64) -> I64:
     return np.minimum((philox(seed, "view", number).random(len(num_clips)) * num_clips).astype(np.int64), num_clips - 1)
 
 
-def some_views(seed: int, number: int, study: int, count: int, wanted: int) -> I64:
-    """(wanted,) which of the `count` clips of a study are shown in pass `number`, in their order: any set is as likely."""
-    return np.sort(philox(seed, "views", number, study).permutation(count)[:wanted])
+def some_views(seed: int, number: I64, study: I64, count: I64, wanted: int) -> I64:
+    """(C * wanted,) which of their clips C studies show, each in its pass `number` (C,), in order: any set is as likely.
+
+    `count` (C,) is above `wanted`. Each clip gets a random number of (seed, pass, study, clip); the lowest are shown.
+    """
+    first = np.cumsum(count) - count
+    of = np.repeat(np.arange(len(count)), count)
+    clip = np.arange(len(of)) - first[of]
+    drawn = np.full(len(count), seed, np.uint64)
+    for word in (number, study):
+        drawn = _mixed(drawn ^ word.astype(np.uint64))
+    lowest = np.lexsort((_mixed(drawn[of] ^ clip.astype(np.uint64)), of))[clip < wanted]
+    return clip[np.sort(lowest)]
+
+
+def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The next number of splitmix64 after a state; its finaliser is Stafford's variant 13 of MurmurHash3's."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 @cache

@@ -125,12 +125,29 @@ def test_of_a_long_study_each_pass_draws_others_and_validation_takes_the_first(e
     assert rows_by_study(next(batches.validation()))[2] == clips[2][:3].tolist()
 
 
+def drawn(seed=1, number=2, study=3, count=50, wanted=10):
+    return some_views(seed, *(np.array([x]) for x in (number, study, count)), wanted)
+
+
 def test_what_is_drawn_of_a_study_depends_on_the_seed_the_pass_and_the_study_alone():
-    first = some_views(1, 2, 3, 50, 10)
-    np.testing.assert_array_equal(first, some_views(1, 2, 3, 50, 10))
-    for other in (some_views(2, 2, 3, 50, 10), some_views(1, 3, 3, 50, 10), some_views(1, 2, 4, 50, 10)):
+    first = drawn()
+    for other in (drawn(seed=2), drawn(number=3), drawn(study=4)):
         assert not np.array_equal(first, other)
     assert sorted(set(first.tolist())) == first.tolist()
+    together = some_views(1, np.array([7, 2, 2]), np.array([5, 3, 9]), np.array([11, 50, 12]), 10).reshape(3, 10)
+    np.testing.assert_array_equal(together[1], first)
+    assert [len(set(row)) for row in together.tolist()] == [10] * 3
+    assert together.max(1).tolist() <= [10, 49, 11]
+
+
+def test_any_clip_and_any_pair_of_clips_is_drawn_as_often():
+    numbers = np.arange(6000)
+    shown = some_views(3, numbers, numbers % 7, np.full(6000, 5), 2).reshape(-1, 2)
+    pairs = np.zeros((5, 5))
+    np.add.at(pairs, (shown[:, 0], shown[:, 1]), 1)
+    assert np.triu(pairs, 1).sum() == 6000
+    found = pairs[np.triu_indices(5, 1)]
+    assert ((found - 600) ** 2 / 600).sum() < 27.9  # chi-square of 9 degrees, p = 0.001
 
 
 @pytest.mark.parametrize("views", ["draw", "merge"])

@@ -83,6 +83,8 @@ def interrupted(paths, out):
         train(recipe(), **paths, out=out, progress=False)
     except KeyboardInterrupt:
         return "interrupted"
+    except SystemExit as stop:
+        return f"exit {stop.code}"
     finally:
         state.step_seed = real
 
