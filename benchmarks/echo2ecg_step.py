@@ -4,11 +4,12 @@
     python benchmarks/echo2ecg_step.py --work DIR --out ... --device cuda --batch 256 --ecgs 4096 --steps 20 --workers 8
 
 The plain path is written here from a description of the reference and holds nothing of ours: a file for every ECG, one tensor of
-all views addressed by number, studies padded with zeros to 128 views, attention with its maps kept, every block computed twice
-(checkpointing), AdamW with a group for every parameter. Ours reads rows of stores, pools ragged views and keeps no maps. Sizes
-are the paper's: the OTiS encoder (12 blocks, 505 tokens of 192), views of 512, pooling in 1024, embeddings of 512. Before
-anything is timed, both must give the same loss from the same weights for the same batch. Each way runs in a process of its own,
-so that the peak of its memory is its own. All data are random numbers; only speed is asked. Needs pandas, as the reference does.
+all views addressed by number, studies padded with zeros to 128 views, attention that projects twice and keeps its maps, every
+block computed twice (checkpointing), AdamW with a group for every parameter. Ours reads rows of stores, pools ragged views,
+multiplies the two projections first and keeps no maps. Sizes are the paper's: the OTiS encoder (12 blocks, 505 tokens of 192),
+views of 512, pooling in 1024, embeddings of 512. Before anything is timed, both must give the same loss from the same weights for
+the same batch. Each way runs in a process of its own, so that the peak of its memory is its own. All data are random numbers;
+only speed is asked. Needs pandas, as the reference does.
 """
 
 from __future__ import annotations
@@ -56,16 +57,18 @@ class Way:
     files: bool = False
     padded: bool = False
     maps: bool = False
+    unfolded: bool = False
     checkpointed: bool = False
     groups: bool = False
 
 
 WAYS = (
-    Way("plain", "the plain path, all of it", True, True, True, True, True, True),
+    Way("plain", "the plain path, all of it", *[True] * 7),
     Way("ours", "ours"),
     Way("files", "ours, but a file for every ECG", files=True),
     Way("padded", "ours, but padded to 128 views", padded=True),
-    Way("maps", "ours, but attention maps kept", maps=True),
+    Way("maps", "ours, but attention not fused, its maps kept", maps=True),
+    Way("unfolded", "ours, but two projections one after the other", unfolded=True),
     Way("checkpointed", "ours, but every block computed twice", checkpointed=True),
     Way("groups", "ours, but a group for every parameter", groups=True),
 )
@@ -403,36 +406,47 @@ def our_batches(words: argparse.Namespace, *, crop: int) -> Any:
     )
 
 
-def our_model(words: argparse.Namespace) -> tuple[nn.Module, Any]:
-    """The method in its published setting with the weights of the plain one, and its recipe."""
+def our_model(words: argparse.Namespace, *, checkpointing: bool = False) -> Any:
+    """The method in its published setting with the weights of the plain one."""
     from ecgecho import config, plugins
     from ecgecho.train import make_recipe
     from ecgecho.types import MethodSizes
 
-    recipe = make_recipe("echo2ecg", "paper", ["encoder_name=otis", "encoder.drop_path=0", "method.repeats=negatives"])
+    settings = ["encoder.drop_path=0", f"encoder.checkpointing={json.dumps(checkpointing)}", "method.repeats=negatives"]
+    recipe = make_recipe("echo2ecg", "paper", settings)
     model: nn.Module = config.build_model(recipe, MethodSizes(echo_dim=VIEW_DIM))
     plugins.load("methods", "echo2ecg").import_weights(model, words.work / "plain.pt")
-    return model.to(words.device), recipe
+    return model.to(words.device)
 
 
-def with_maps(encoder: nn.Module) -> None:
-    """Put the plain attention, which keeps its maps, in the place of ours, with the same weights."""
-    for block in encoder.blocks:  # type: ignore[union-attr]
-        kept = Attention(192, 3)
-        kept.load_state_dict(block.attn.state_dict())
-        block.attn = kept.to(next(block.parameters()).device)
+class Mapped(nn.Module):
+    """Our attention, not fused: the map is made, used and kept, averaged over heads as torch's own module gives it."""
 
-
-class Twice(nn.Module):
-    """A block that is computed again in the backward pass instead of being kept."""
-
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, inner: Any) -> None:
         super().__init__()
-        self.block = block
+        self.inner = inner
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = checkpoint(self.block, x, use_reentrant=False)
+        weight, bias, out_weight, out_bias = self.inner.folded()
+        q, k, v = F.linear(x, weight, bias).view(*x.shape[:2], 3, self.inner.heads, -1).permute(2, 0, 3, 1, 4)
+        shares = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+        self.map = shares.mean(1)
+        return F.linear((shares @ v).transpose(1, 2).flatten(2), out_weight, out_bias)
+
+
+class Unfolded(Attention):
+    """Projected twice, as published, but fused."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).chunk(3, dim=-1)
+        result: Tensor = self.proj(self.mha(query, key, value, need_weights=False)[0])
         return result
+
+
+def unfolded(inner: nn.Module) -> Unfolded:
+    made = Unfolded(192, 3)
+    made.load_state_dict(inner.state_dict())
+    return made.to(next(inner.parameters()).device)
 
 
 def padded(echo: Any, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -484,7 +498,7 @@ def check(words: argparse.Namespace) -> dict[str, float]:
     ids = [batches.ids(step) for step in range(words.steps + 1)]
     (words.work / "order.json").write_text(json.dumps(ids))
     device = torch.device(words.device)
-    model, _ = our_model(words)
+    model = our_model(words)
     batch = batches.train(0)
     files = Files(words.work, SLOTS, crop_at=0)
     number = {key[0]: k for k, key in enumerate(files.keys)}
@@ -512,11 +526,9 @@ def measure(words: argparse.Namespace, way: Way) -> dict[str, Any]:
     if way.plain:
         model = plain_model(words)
     else:
-        model, _ = our_model(words)
-        if way.maps:
-            with_maps(model.encoder)
-        if way.checkpointed:
-            model.encoder.blocks = nn.ModuleList(Twice(block) for block in model.encoder.blocks)
+        model = our_model(words, checkpointing=way.checkpointed)
+        for block in model.encoder.blocks:
+            block.attn = Mapped(block.attn) if way.maps else unfolded(block.attn) if way.unfolded else block.attn
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     if way.groups:
@@ -525,6 +537,7 @@ def measure(words: argparse.Namespace, way: Way) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(trained, lr=5e-4, weight_decay=1e-7, fused=True)
 
     load, steps = loader(words, way), words.steps + 1
+    before = torch.cuda.memory_allocated() if cuda else resident()
     seconds: dict[str, list[float]] = {"data": [], "model": [], "optimiser": [], "cpu": []}
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -552,7 +565,13 @@ def measure(words: argparse.Namespace, way: Way) -> dict[str, Any]:
     found: dict[str, Any] = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     found["step"] = statistics.median(sum(parts) for parts in list(zip(*list(seconds.values())[:3], strict=True))[1:])
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return found | {"peak_mib": peak / 2**20, "load": os.getloadavg()[0], "threads": torch.get_num_threads()}
+    memory = {"peak_mib": peak / 2**20, "steps_mib": (peak - before) / 2**20}
+    return found | memory | {"load": os.getloadavg()[0], "threads": torch.get_num_threads()}
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def loader(words: argparse.Namespace, way: Way) -> Callable[[int], Any]:
@@ -617,10 +636,12 @@ def report(words: argparse.Namespace, checked: dict[str, float], found: dict[str
         f"of {CROP} samples; no augmentation and no drop path in any row",
         f"- the same loss first: plain {checked['plain']:.6f}, ours {checked['ours']:.6f} (same weights, same batch, fp32)",
         f"- medians of {words.steps} steps, and of at most {words.rounds} rounds; ratios are to `ours`, above 1: slower, larger",
-        f"- each way in a process of its own; memory is the peak {'allocated on the GPU' if cuda else 'of the process (RSS)'}",
+        f"- each way in a process of its own; memory is the peak {'allocated on the GPU' if cuda else 'of the process (RSS)'}, "
+        "and what of it came after model and data were there",
         "",
-        "| way | data, s | forward and backward, s | optimiser, s | step, s | ratio | CPU time, s | ratio | peak, MiB | ratio |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| way | data, s | forward and backward, s | optimiser, s | step, s | ratio | CPU time, s | ratio | peak, MiB "
+        "| of it by steps, MiB | ratio |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
 
     def middle(name: str, key: str) -> float:
@@ -631,7 +652,8 @@ def report(words: argparse.Namespace, checked: dict[str, float], found: dict[str
             continue
         keys = ("data", "model", "optimiser")
         cells = [f"{middle(way.name, key):.3f}" for key in keys]
-        for key, shape in (("step", ".2f"), ("cpu", ".1f"), ("peak_mib", ".0f")):
+        for key, shape in (("step", ".2f"), ("cpu", ".1f"), ("steps_mib", ".0f")):
+            cells += [f"{middle(way.name, 'peak_mib'):.0f}"] if key == "steps_mib" else []
             ratio = f"{middle(way.name, key) / middle('ours', key):.2f}" if found["ours"] else "-"
             cells += [f"{middle(way.name, key):{shape}}", ratio]
         lines.append(f"| {way.title} | " + " | ".join(cells) + " |")
