@@ -17,8 +17,9 @@ matches nor mismatches.
 
 Departures from EchoingECG: all views, not one drawn; the variance goes with its mean's scale (there it stays as it was when the
 mean is made a unit); the teacher's space is mapped, so that `dim` is free; no reports. From Echo2ECG: the pooling has as many
-parameters as the teacher has dimensions, and a study has a variance. Views count as independent given the heart, which is
-optimistic for two cines of the same window; t is what can make up for it.
+parameters as the teacher has dimensions, and a study has a variance. Views count as independent and exchangeable given the heart.
+That is optimistic for two cines of the same window, and what an apical view and a short axis always differ by is in t, not
+taken off: a study of apical views alone lies elsewhere than one of all.
 
 Source: EchoingECG (60da543), Echo2ECG (64c9610), PCME++ (arXiv 2305.18171); random effects: DerSimonian and Laird,
 Controlled Clinical Trials 7 (1986), with t learned over studies and not estimated within one.
