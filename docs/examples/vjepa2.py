@@ -94,7 +94,9 @@ def build(config):
     if card.get("model_type") != "vjepa2":
         raise UserError(f"{config.weights} holds a model of type {card.get('model_type')!r}, not vjepa2.")
     from transformers import VJEPA2Model
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     files = sorted(Path(config.weights).expanduser().glob("*.safetensors"))
     if not files:
         raise UserError(f"{config.weights} holds no .safetensors file; save the checkpoint there with save_pretrained.")

@@ -10,17 +10,17 @@ Source: echo_CLIP at 23cd327 (preprocessing "echoclip", prompt decoding), Echoin
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ecgecho.teachers._networks import hash_state
 from ecgecho.types import F32, U8, PreparedClip, TeacherOutput, TeacherSpec, UserError
 
 if TYPE_CHECKING:
@@ -94,13 +94,19 @@ def build(config: Config) -> EchoClipTeacher:
     seed = _seed(config.weights)
     if seed is not None:
         model = _create(seed)
-        return EchoClipTeacher(spec(config), model, _hash_state(model))
+        return EchoClipTeacher(spec(config), model, hash_state(model))
     if not config.weights:
         raise UserError("echoclip needs its weights: pass --weights with a local file or a hub id such as org/name.")
+    from ecgecho.weights import fit, read_weights, sha256
+
     path = _local(config.weights)
+    state = read_weights(path)
     model = _create(0)
-    fit_state(model, _read(path), str(path))
-    return EchoClipTeacher(spec(config), model, _hash_file(path))
+    try:
+        fit(model, state, str(path))
+    except UserError as error:
+        raise UserError(f"{error} EchoCLIP's has the image and the text tower together, and is not EchoCLIP-R's.") from error
+    return EchoClipTeacher(spec(config), model, sha256(path))
 
 
 class EchoClipTeacher:
@@ -171,31 +177,6 @@ def decode_value(similarity: npt.NDArray[np.floating], values: npt.NDArray[np.fl
 def match_score(similarity: npt.NDArray[np.floating]) -> F32:
     """Likeness of a video to prompts of one finding, the mean over both. (..., F, P) -> (...). Not calibrated."""
     return np.asarray(similarity.mean(axis=(-2, -1)), np.float32)
-
-
-def fit_state(model: nn.Module, state: Mapping[str, Any], where: str) -> None:
-    """Load a checkpoint strictly; UserError naming what is missing, unexpected or of another shape. Wrappers are taken off."""
-    inner = state.get("state_dict", state)
-    state = {key.removeprefix("module."): value for key, value in inner.items()}
-    expected = model.state_dict()
-    missing = [key for key in expected if key not in state]
-    unexpected = [key for key in state if key not in expected]
-    shapes = [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if missing or unexpected or shapes:
-        raise UserError(
-            f"{where} is not open_clip's {ARCHITECTURE}: missing {_few(missing)}; unexpected {_few(unexpected)}; "
-            f"other shapes: {_few(shapes)}. Give a checkpoint of EchoCLIP (not of EchoCLIP-R), image and text tower together."
-        )
-    model.load_state_dict(state)
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return (", ".join(names[:5]) or "nothing") + more
 
 
 def _crop_zoom(image: U8, size: int) -> U8:
@@ -278,38 +259,3 @@ def _fetch(repo: str, revision: str | None) -> Path:
     except Exception as error:  # the hub's HTTP library, and with it the classes of its errors, changes between versions
         raise UserError(f"the weights {repo} could not be fetched ({type(error).__name__}). {advice}") from error
     raise UserError(f"{repo} holds none of {', '.join(FILES)}. {advice}")
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        loaded: Mapping[str, Any] = load_file(path)
-        return loaded
-    import torch
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # of rubbish torch's reader raises nearly anything
-        raise UserError(
-            f"{path} cannot be read as plain weights ({type(error).__name__}); save its state_dict as safetensors."
-        ) from error
-    if not isinstance(state, Mapping):
-        raise UserError(f"{path} holds a {type(state).__name__}, not a state_dict; save its state_dict as safetensors.")
-    return state
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash_state(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes, in order of name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        digest.update(value.contiguous().numpy().data)
-    return digest.hexdigest()

@@ -42,6 +42,7 @@ VIEWS = (
     "Parasternal_Short", "SSN", "Subcostal",
 )  # fmt: skip
 """In the order of the classifier's outputs."""
+NO_VIEWS = "; RANDOM VIEW CLASSIFIER: its views mean nothing"
 LICENCE = "EchoPrime weights as supplied by the user: Cedars-Sinai academic licence, non-commercial, not to be passed on"
 
 
@@ -86,7 +87,7 @@ def spec(config: Config) -> TeacherSpec:
         mask="sector" if not config.parity else "echoprime" if dicom else "none",
         tokens_are_frames=False,
         frame_stride=STRIDE,
-        licence=licence_of(config.weights, LICENCE),
+        licence=licence_of(config.weights, LICENCE) + (NO_VIEWS if random_of(config.view_classifier) else ""),
         libraries=("torchvision", "torch", "cv2"),
         clip_frames=FRAMES,
         clips=config.clips,

@@ -214,6 +214,7 @@ def test_the_switches_are_in_the_spec():
     assert echoprime.spec(echoprime.Config(parity=True)).mask == "none"
     assert len(echoprime.spec(echoprime.Config(view_classifier="random:0")).view_names) == 11
     assert "academic" in echoprime.spec(echoprime.Config(weights="a.pt")).licence
+    assert "RANDOM VIEW" in echoprime.spec(echoprime.Config(weights="a.pt", view_classifier="random:0")).licence
     assert "first 2 blocks" in echoprime.spec(echoprime.Config(weights="random:1:2")).licence
 
 
