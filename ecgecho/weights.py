@@ -2,7 +2,7 @@
 
 `.safetensors` holds nothing but numbers. A `.pt`, `.pth`, `.ckpt` or `.bin` of `torch.save` is a zip archive: a pickle that
 describes the tensors, and their bytes. Such a pickle is a program; published files also hold the objects of other libraries
-(an `argparse.Namespace`, a configuration of OmegaConf, numpy scalars, whole optimisers). Here the program is not given to
+(an `argparse.Namespace`, a configuration of OmegaConf, whole optimisers). Here the program is not given to
 pickle or torch but read word by word: it can make lists, dicts, numbers, texts and descriptions of tensors. Whatever else it
 names becomes a `Foreign` object, which has a name and forgets what it is given; nothing is imported, looked up or called.
 Only the tensors that are asked for are then read from the archive, so that an optimiser costs neither time nor memory.
@@ -74,7 +74,8 @@ def read_facts(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         return {}
     # By identity: a pickle of a few bytes can hold one dict a million times.
-    inner = {id(value): _plain(value) for value in content.values() if isinstance(value, dict)}
+    different = {id(value): value for value in content.values() if isinstance(value, dict)}
+    inner = {key: _plain(value) for key, value in different.items()}
     dicts = {str(key): inner[id(value)] for key, value in content.items() if inner.get(id(value))}
     return _plain(content) | dicts
 
@@ -490,7 +491,18 @@ def _rebuilt(called: Any, arguments: Any) -> Any:
             return {}
         case "collections.OrderedDict", ([*pairs],):  # as Python 2 wrote them
             return {key: value for key, value in pairs if isinstance(key, str)}
+        case "_codecs.encode", (str(text), "latin1"):  # bytes, as protocols before 3 write them
+            return text.encode("latin1")
+        case "numpy.dtype", (str(kind), *_):
+            return Foreign(f"numpy.dtype {kind}")
+        case "numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar", (Foreign(kind), bytes(data)):
+            word = _SCALARS.get(kind.removeprefix("numpy.dtype "))
+            return struct.unpack(word, data)[0] if word else called
     return called
+
+
+_SCALARS = {"i8": "<q", "i4": "<i", "i2": "<h", "u1": "<B", "f8": "<d", "f4": "<f", "f2": "<e", "b1": "<?"}
+"""numpy's kinds of numbers, which training programs keep by accident, and how their bytes are read."""
 
 
 def _describe(storage: Any, offset: Any, size: Any, stride: Any, dtype: str) -> Any:

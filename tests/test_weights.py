@@ -119,9 +119,16 @@ def test_facts_are_the_plain_values_beside_the_weights(tmp_path):
     offsets = {"ecg": 4, "eeg": 16}
     torch.save({"model": state(), "epoch": 99, **foreign_objects(), "domain_offsets": offsets, "ok": True}, tmp_path / "w.pth")
     facts = read_facts(tmp_path / "w.pth")
-    assert facts == {"epoch": 99, "ok": True, "domain_offsets": offsets}
+    assert facts == {"epoch": 99, "ok": True, "best": 0.5, "domain_offsets": offsets}
     save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", {"domain_offsets": json.dumps(offsets), "made": "by hand"})
     assert read_facts(tmp_path / "w.safetensors") == {"domain_offsets": offsets, "made": "by hand"}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_numbers_of_numpy_are_numbers(tmp_path, protocol):
+    numbers = {"epoch": np.int64(99), "loss": np.float32(0.5), "done": np.True_, "offsets": {"ecg": np.int32(-4)}}
+    torch.save({"model": state(), **numbers, "name": np.str_("x")}, tmp_path / "w.pt", pickle_protocol=protocol)
+    assert read_facts(tmp_path / "w.pt") == {"epoch": 99, "loss": 0.5, "done": True, "offsets": {"ecg": -4}}
 
 
 def attacks(file):
