@@ -79,6 +79,7 @@ REST = (
     Run("mean", "mean of the views", "echo2ecg", ("method.aggregation=mean",)),
     Run("learnable", "attention, learned query", "echo2ecg", ("method.aggregation=learnable",)),
     Run("cls", "attention, CLS layer", "echo2ecg", ("method.aggregation=cls",)),
+    Run("cool", "attention, temperature 0.07", "echo2ecg", ("method.aggregation=attention", "method.temperature=0.07")),
     Run("prob", "`prob_echo2ecg`", "prob_echo2ecg", (), False),
     Run("ecg_clip", "`ecg_clip` on echo, one view drawn", "ecg_clip", ("method.on=echo", "data.views=draw"), False),
 )
@@ -355,8 +356,10 @@ PAIRS = (
     ("attention over a4c alone", "attention", "single"),
     ("learned query over mean query", "learnable", "attention"),
     ("CLS layer over mean query", "cls", "attention"),
+    ("temperature 0.07 over 0.5", "cool", "attention"),
     ("`prob_echo2ecg` over attention", "prob", "attention"),
     ("attention over `ecg_clip`", "attention", "ecg_clip"),
+    ("attention at 0.07 over `ecg_clip`", "cool", "ecg_clip"),
     ("`prob_echo2ecg` over `ecg_clip`", "prob", "ecg_clip"),
     ("repeats ignored over negatives", "attention_ignore", "attention_negatives"),
     ("repeats positive over negatives", "attention_positives", "attention_negatives"),
