@@ -268,7 +268,7 @@ class Attention(nn.Module):
         """Weight (3D, D) and bias of query, key and value, weight (D, D) and bias of the output.
 
         W = W_in W_qkv, b = W_in b_qkv + b_in for each of the three; W = W_proj W_out, b = W_proj b_out + b_proj. Made anew in
-        every pass, with gradients, so that no copy can fall behind the weights: 4 D^3 products, against 4 D^2 saved of each token.
+        every pass, with gradients, so that no copy can fall behind the weights: 4 D^3 products, against 4 D^2 saved per token.
         """
         dim = self.proj.in_features
         inner = self.mha.in_proj_weight.view(3, dim, dim)
