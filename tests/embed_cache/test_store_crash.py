@@ -17,9 +17,9 @@ import embed_cache
 from embed_cache import Column, IncompleteStore, StoreError, Writer, disk, make_plan
 
 SMALL = (Column("scale", (3,), "float32"), Column("signal", (2,), "int16", ragged=True))
-ROWS = 82
+ROWS = 38
 OPERATIONS = ("_write", "_fsync", "_rename", "_link", "_mkdir", "_remove")
-SHARDS = 6
+SHARDS = 3
 
 
 class Death(BaseException):
@@ -134,7 +134,7 @@ def complete(writer: Writer, healed: bool) -> list[int]:
 
 
 def first_segment(path: Path, rows: int = ROWS) -> list[int]:
-    """21 parts of 4 rows."""
+    """10 parts of 4 rows, the last of 2."""
     ids, groups = items(rows)
     plan = make_plan(ids, groups, seed=1, part_rows=4)
     return complete(Writer.create_or_resume(path, kind="echo", identity=IDENTITY, columns=SMALL, plan=plan), healed=False)
@@ -213,7 +213,7 @@ def test_death_at_any_operation_and_the_same_command_again_give_the_same_content
     job(path)
     assert content(path) == expected
     assert deaths.kinds == {*OPERATIONS}
-    assert deaths.moments > (400 if job is first_segment else 150)
+    assert deaths.moments > (200 if job is first_segment else 150)
 
 
 def test_two_deaths_in_one_job_are_survived(tmp_path, monkeypatch):
@@ -264,6 +264,8 @@ def test_an_error_at_any_kind_of_operation_is_said_in_one_message_and_survived(t
     # The first and the last of every kind of operation on every kind of file.
     chosen = sorted({at for found in places.values() for at in (found[0], found[-1])})
     assert len({faults.log[at][0] for at in chosen}) == len(OPERATIONS)
+    if code in (errno.EROFS, errno.EIO):  # taken like ENOSPC but for the advice
+        chosen = chosen[::4]
     for at, on in itertools.product(chosen, (False, True)):
         path = fresh(f"s{at}{on}")
         faults.start(at, on)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 import zarr
-from store_cases import IDENTITY, begin, finish, heal, make, row_of
+from store_cases import IDENTITY, begin, finish, heal, items, make, row_of
 
 import embed_cache
-from embed_cache import StoreError, Writer, objects, place
+from embed_cache import StoreError, Writer, make_plan, objects, place
 
 
 def test_a_store_in_a_bucket_has_the_content_of_one_in_a_folder(bucket, tmp_path):
@@ -35,32 +36,38 @@ def test_an_address_that_went_through_a_path_is_understood(bucket):
     assert len(embed_cache.open(Path(f"{bucket}/a.zarr"))) == 22
 
 
-def test_a_writer_that_dies_at_any_request_is_continued(bucket, monkeypatch, tmp_path):
+def test_a_writer_that_dies_at_any_kind_of_request_is_continued(bucket, monkeypatch, tmp_path):
     class Death(BaseException):
         pass
 
-    expected = make(tmp_path / "a.zarr").content_hash()
-    calls = {"count": 0, "at": -1}
-    put = objects.ObjectPlace._put
+    two_parts = {"plan": make_plan(*items(8), seed=7, part_rows=4)}
+    expected = make(tmp_path / "a.zarr", **two_parts).content_hash()
+    asked, dying = [], {"at": -1}
 
-    def counted(self, name, data):
-        calls["count"] += 1
-        if calls["count"] - 1 == calls["at"]:
-            raise Death
-        return put(self, name, data)
+    def watched(put):
+        def watching(self, name, *rest):
+            asked.append(name)
+            if len(asked) - 1 == dying["at"]:
+                raise Death
+            return put(self, name, *rest)
 
-    monkeypatch.setattr(objects.ObjectPlace, "_put", counted)
+        return watching
+
+    for name in ("_put", "_put_if"):
+        monkeypatch.setattr(objects.ObjectPlace, name, watched(getattr(objects.ObjectPlace, name)))
     monkeypatch.setattr(objects, "is_gone", lambda number: True)
-    make(f"{bucket}/whole.zarr")
-    total = calls["count"]
-    assert total > 20
-    for at in range(0, total, 5):
+    make(f"{bucket}/whole.zarr", **two_parts)
+    # The first, and the last of each: descriptions, plan, columns, records, index, head.
+    kinds = {re.sub(r".*/zarr\.json.*|segments/0+/(\w+)/.*", r"\1", name): number for number, name in enumerate(asked)}
+    assert {"head.json", "log", "index", "columns"} <= {*kinds}
+    for at in sorted({0, *kinds.values()}):
         url = f"{bucket}/s{at}.zarr"
-        calls.update(count=0, at=at)
+        asked.clear()
+        dying["at"] = at
         with pytest.raises(Death):
-            finish(begin(url))
-        calls["at"] = -1
-        finish(begin(url))
+            finish(begin(url, **two_parts))
+        dying["at"] = -1
+        finish(begin(url, **two_parts))
         assert embed_cache.open(url).content_hash() == expected, f"died at put {at}"
         assert embed_cache.verify(url).ok
 
