@@ -31,15 +31,42 @@ def test_tasks_ask_what_their_names_say(name, values, expected):
     assert tasks.find(name).of(np.array([*values, np.nan])).tolist() == [*expected, -1]
 
 
+def test_the_first_true_task_names_the_class(tmp_path):
+    cat = made(tmp_path / "cat", [label("lvef", 40.0, "e0"), label("lvef", 50.0, "e1")])
+    assert tasks.class_answers(cat, ["e0", "e1", "e2"], tasks.CLASSES["lvef_3"]).tolist() == [0, 2, -1]
+    assert tasks.to_judge([cat]) == [*tasks.JUDGED, "lvef_3"]
+    other = made(tmp_path / "other", [label("echonext.shd", 1.0, "e0")])
+    assert tasks.to_judge([other]) == [*tasks.JUDGED, "shd"]
+
+
+def test_a_study_is_measured_by_its_own_label_else_by_its_subjects_nearest(tmp_path):
+    clips = [
+        {"clip_id": f"c{k}", "study_id": f"s{k}", "subject_id": "a", "path": f"c{k}", "time": T0 + timedelta(days=60 * k)}
+        for k in range(3)
+    ]
+    labels = [
+        label("lvef", 30.0, study_id="s0", time=T0),
+        label("lvef", 44.0, time=T0 + timedelta(days=59)),
+        label("lvef", 66.0, ecg_id="e0", time=T0 + timedelta(days=120)),
+        label("edv_ml", 100.0, study_id="s1"),
+        label("esv_ml", 60.0, study_id="s1"),
+    ]
+    cat = made(tmp_path / "cat", labels, clips)
+    values = tasks.study_values(cat, ["s2", "s0", "s1"], "lvef")
+    np.testing.assert_array_equal(values, [np.nan, 30.0, 44.0])
+    np.testing.assert_array_equal(tasks.study_values(cat, ["s0", "s1"], "sv_ml"), [np.nan, 40.0])
+    assert np.isnan(tasks.study_values(cat, ["s0"], "wall_mm")).all()
+
+
 def test_every_lvef_is_below_forty_or_from_forty_to_fifty_or_fifty_and_more():
     values = np.linspace(0.1, 100, 997)
     parts = [tasks.find(name).of(values) for name in ("lvef_lt_40", "lvef_40_50", "lvef_ge_50")]
     assert (sum(parts) == 1).all()
 
 
-def made(path, labels):
+def made(path, labels, clips=()):
     ecgs = [{"ecg_id": f"e{i}", "subject_id": "a", "path": f"p{i}", "time": T0 + timedelta(days=100 * i)} for i in range(3)]
-    rows = {"subjects": [{"subject_id": "a", "split": "train"}], "ecgs": ecgs, "labels": labels}
+    rows = {"subjects": [{"subject_id": "a", "split": "train"}], "ecgs": ecgs, "labels": labels, "clips": list(clips)}
     given = {name: pa.Table.from_pylist(found, SCHEMAS[name]) for name, found in rows.items()}
     return catalog.write(path, root=path.parent, dataset="d", family="f", tables=given)
 

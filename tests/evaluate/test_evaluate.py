@@ -1,6 +1,7 @@
 """Judging a run end to end: reasons, floors, leaks, another place, the same twice, runs side by side."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -83,6 +84,56 @@ def test_other_questions_are_judged_when_they_are_asked(place, tmp_path):
     assert {row["task"] for row in rows_of(result, "linear_probe")} == set(asked)
     with pytest.raises(UsageError, match="Did you mean 'lvef_40_50'"):
         evaluate.evaluate(place / "student", tasks=["lvef_40_55"], out=tmp_path / "m.json")
+
+
+def test_ecgs_and_studies_of_the_test_split_ask_for_each_other(place, judged):
+    result, catalog = judged["student"], tables.read(place / "catalog")
+    split = dict(zip(catalog.subjects["subject_id"].to_pylist(), catalog.subjects["split"].to_pylist(), strict=True))
+    own = {s: p for s, p in zip(catalog.clips["study_id"].to_pylist(), catalog.clips["subject_id"].to_pylist(), strict=True)}
+    studies = {study for study, person in own.items() if split[person] == "test"}
+    assert (result["data"]["studies"]["studies"], result["data"]["studies"]["ecgs"]) == (len(studies), 2 * len(studies))
+    seen = pq.read_table(place / "student" / "predictions.parquet").to_pylist()
+    asked = [row for row in seen if row["task"] == "study_to_ecg.lvef" and row["metric"] == "precision_at_1"]
+    assert {row["ecg_id"] for row in asked} == studies
+    (row,) = [r for r in rows_of(result, "phenotype_retrieval") if (r["task"], r["metric"]) == ("study_to_ecg.lvef", "mean_rank")]
+    assert (row["unit"], row["n"]) == ("study", len(studies))
+    people = {e: p for e, p in zip(catalog.ecgs["ecg_id"].to_pylist(), catalog.ecgs["subject_id"].to_pylist(), strict=True)}
+    number = {}
+    for line in seen:  # one number a person, in ECGs and studies
+        person = people.get(line["ecg_id"]) or own[line["ecg_id"]]
+        assert number.setdefault(person, line["subject"]) == line["subject"]
+
+
+@pytest.mark.parametrize(("name", "said"), [("clip", "ecg_clip was trained without echo"), ("supervised", "without echo")])
+def test_a_run_without_an_echo_side_says_so(judged, name, said):
+    (row,) = rows_of(judged[name], "phenotype_retrieval")
+    assert said in row["reason"]
+
+
+def test_elsewhere_studies_are_asked_when_their_store_is_named(place, tmp_path):
+    world = make_world(tmp_path, subjects=60, family="other", seed=1)
+    there = {"catalog": world.catalog, "ecg": world.ecg, "evals": ["phenotype_retrieval"], "bootstraps": 20}
+    bare = evaluate.evaluate(place / "student", out=tmp_path / "m.json", **there)
+    assert "--echo" in bare["rows"][0]["reason"]
+    with_echo = evaluate.evaluate(place / "student", out=tmp_path / "m.json", echo=[world.echo], **there)
+    assert with_echo["rows"][0]["value"] is not None
+    foreign = make_world(tmp_path / "f", subjects=20, family="other", weights_sha256="1" * 64)
+    with pytest.raises(UserError, match="weights_sha256"):
+        evaluate.evaluate(place / "student", out=tmp_path / "m.json", **{**there, "echo": [foreign.echo]})
+
+
+def test_shares_of_the_labels_stand_side_by_side(place, tmp_path):
+    evals = ["linear_probe", "knn"]
+    result = evaluate.evaluate(
+        place / "student", evals=evals, labels_share=(1.0, 0.5, 0.002, 0.2), out=tmp_path / "m.json", bootstraps=20
+    )
+    assert result["labels_share"] == [0.002, 0.2, 0.5, 1.0]
+    text = table(result)
+    head = next(line for line in text.splitlines() if line.startswith("evaluation"))
+    assert re.findall(r"[\d.]+ % labels", head) == ["0.2 % labels", "20 % labels", "50 % labels", "100 % labels"]
+    assert "less than one of each of 2 classes (linear_probe at 0.2 %, knn at 0.2 %)" in text
+    with pytest.raises(UsageError, match="at most 1"):
+        evaluate.evaluate(place / "student", labels_share=(10.0,))
 
 
 def test_metrics_json_is_what_was_returned_and_names_its_causes(place, judged):
@@ -264,6 +315,10 @@ def test_runs_stand_side_by_side_with_their_floor_and_paired_gains(place, judged
     assert [line.split("  ")[0] for line in lines[4:8]] == ["floor (random encoder)", *METHODS]
     assert "All were trained for 12 steps." in text
     assert "student minus clip" in text
+    for block, column in (("nearest neighbours", "floor"), ("several classes", "floor"), ("ECG and echo study", "oracle")):
+        head = next(line for line in lines if line.startswith(block))
+        assert column in head
+    assert "student minus clip, paired" in next(line for line in lines if line.startswith("nearest neighbours"))
     assert "nan" not in text
     itself = compare([files[0], files[0]])
     assert "+0.000 [+0.00, +0.00]" in itself
