@@ -13,7 +13,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -100,6 +99,8 @@ def _train(
         return asdict(batches.sampler.position(step, config.digest([identity["ecgs"], identity["echos"]])))
 
     state = states.restore(checkpoint, states.TrainState(model=model, optimizer=optimizer), key, sampler_at)
+    if state.step != dist.from_first(lambda: state.step):
+        raise UserError(f"{checkpoint} is not the same for all processes: {out} must lie on a file system that they share.")
     run = {"format": FORMAT, "done": False, "identity": identity, "paths": sources.paths(out), "num_steps": num_steps}
     run |= {"device": _device_name(where), "versions": _versions(), **built.facts}
     if first:
@@ -116,7 +117,7 @@ def _train(
 
     autocast = torch.autocast(where.type, torch.bfloat16, enabled=_bf16(recipe, where))
     every = max(batches.sampler.steps_per_epoch, num_steps / MOST_VALIDATIONS)
-    metrics = log.Metrics(out / "metrics.jsonl" if first else Path(os.devnull), step=state.step)
+    metrics = log.Metrics(out / "metrics.jsonl", step=state.step) if first else None
     began, saved = time.monotonic() - state.seconds, time.monotonic()
     numbers, held_out = dict[str, float](), dict[str, float]()
     bar = log.Bar("train", num_steps, unit="steps", start=state.step, shown=progress, say=say)
@@ -145,15 +146,14 @@ def _train(
             state = states.TrainState(
                 step=step + 1, model=model, optimizer=optimizer, seconds=seconds, sampler=sampler_at(step + 1)
             )
-            if step % LOG_STEPS == 0 or state.step == num_steps:
+            if metrics and (step % LOG_STEPS == 0 or state.step == num_steps):
                 numbers = {name: float(value.detach()) for name, value in parts.items()}
                 numbers |= {"learning_rate": rate, "gradient_norm": float(norm), "seconds": state.seconds}
                 metrics.write("train", state.step, numbers)
             bar.advance(1, f"loss {numbers['loss']:.4g}" if numbers else "")
-            if state.step // every > step // every or state.step == num_steps:
+            if metrics and (state.step // every > step // every or state.step == num_steps):
                 epoch = state.step / batches.sampler.steps_per_epoch
-                if first:
-                    held_out = validate(model, batches, autocast)
+                held_out = validate(model, batches, autocast)
                 metrics.write("val", state.step, {"epoch": epoch, **held_out, "seconds": state.seconds})
             stop = dist.any_rank(interrupt.requested)
             if first and (stop or time.monotonic() - saved >= 60 * options.checkpoint_minutes):
@@ -163,7 +163,8 @@ def _train(
                 dist.barrier()  # a process that ends takes the others with it
                 raise KeyboardInterrupt
 
-    metrics.close()
+    if metrics:
+        metrics.close()
 
     def finish() -> Json:
         result = _result(built, state, held_out or validate(model, batches, autocast))
@@ -385,7 +386,7 @@ def _several(model: nn.Module, recipe: Recipe) -> str:
     told = f"{ranks} processes, each with its slice of every batch of {size}"
     if getattr(model, "gathers", False):
         return f"{told}; the loss is over all of it"
-    return f"{told}; {recipe.method_name} contrasts within a slice alone, of about {size // ranks} rows"
+    return f"{told}; {recipe.method_name} has its loss over a slice alone, of about {size // ranks} rows"
 
 
 def _init_hash(path: Path) -> str:

@@ -143,6 +143,12 @@ def test_a_place_is_chosen_by_size(monkeypatch):
     assert [choose(n, CPU) for n in (499, 500, 899, 900)] == ["pinned", "mapped", "mapped", "blocks"]
 
 
+def test_processes_on_one_machine_keep_a_table_each_only_where_all_copies_fit(monkeypatch):
+    monkeypatch.setattr(places, "free_memory", lambda: 1000)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert [choose(n, CPU) for n in (124, 125, 499, 900)] == ["pinned", "mapped", "mapped", "blocks"]
+
+
 def test_a_place_that_cannot_be_is_refused(tmp_path, monkeypatch):
     stores = [make_store(tmp_path / "a")]
     with pytest.raises(UsageError, match="attic"):

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,14 @@ def test_one_process_speaks_and_says_how_many_there_are(both):
     first, second = (rank["said"] for rank in both[1])
     assert second == []
     assert any("2 processes, each with its slice of every batch of 16; the loss is over all of it" in line for line in first)
+
+
+def test_rank_0_alone_writes_and_in_the_run_alone(both):
+    names = {path.name for path in (both[0] / "two").iterdir()}
+    assert names == {"run.json", "metrics.jsonl", "model.safetensors"}
+    elsewhere = [path for path in both[1][1]["wrote"] if Path(path).parent != Path(tempfile.gettempdir())]  # a library's trial
+    assert elsewhere == []
+    assert Path(os.devnull).is_char_device()
 
 
 def test_ctrl_c_for_one_stops_both_after_the_step_and_one_process_goes_on(both, alone, world):

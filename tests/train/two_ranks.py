@@ -115,15 +115,25 @@ def refused(paths, out):
         return f"exit {stop.code}"
 
 
+def written(event, given):
+    """The file that an event of the interpreter makes, or puts into another's place."""
+    if event == "os.rename":
+        return [str(given[1])]
+    opened = event == "open" and isinstance(given[0], str) and isinstance(given[2], int)
+    return [given[0]] if opened and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and given[0] != os.devnull else []
+
+
 def main():
     torch.set_num_threads(1)
     work = Path(sys.argv[1])
     paths = {kind: [Path(p) for p in found] for kind, found in json.loads((work / "paths.json").read_text()).items()}
+    wrote: list[str] = []
+    sys.addaudithook(lambda event, given: wrote.extend(written(event, given)))
     with dist.joined("cpu"):
         found = laws()
         said: list[str] = []
         found["result"] = train(recipe(), **paths, out=work / "two", progress=False, say=said.append)
-        found["said"] = said
+        found["said"], found["wrote"] = said, list(wrote)
         found["interrupted"] = interrupted(paths, work / "stopped")
         found["not finite"] = not_finite(paths, work / "not_finite")
         (work / "other").mkdir(exist_ok=True)
