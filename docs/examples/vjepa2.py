@@ -151,7 +151,11 @@ def _card(config):
     path = Path(config.weights).expanduser() / "config.json"
     if not config.weights or not path.is_file():
         raise UserError("vjepa2 needs --weights FOLDER, with config.json and model.safetensors in it.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    card = json.loads(path.read_text(encoding="utf-8"))
+    for name, most in (("crop_size", 1024), ("hidden_size", 8192)):
+        if not (isinstance(card.get(name), int) and 1 <= card[name] <= most):
+            raise UserError(f"{path} has {name} {card.get(name)!r}; it must be from 1 to {most}.")
+    return card
 
 
 def _image(frame, size):

@@ -107,6 +107,15 @@ class Linear:
         return self
 
 
+def test_the_order_of_channels_of_pictures_is_refused_for_a_network_of_videos():
+    teacher = Linear()
+    teacher.net = torch.nn.Conv3d(3, 8, 2)
+    teacher.spec = SimpleNamespace(name="videos", unit="clip")
+    how = SimpleNamespace(device="cpu", precision="fp32", channels_last=True, compile=False)
+    with pytest.raises(UserError, match="videos"):
+        Forward(teacher, how)
+
+
 def test_half_precision_and_the_order_of_channels_change_a_vector_little():
     torch.manual_seed(0)
     teacher, frames = Linear(), np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32)).astype(np.uint8)

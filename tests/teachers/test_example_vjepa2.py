@@ -78,6 +78,9 @@ def test_what_is_no_whole_checkpoint_is_refused(module, folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(card | {"model_type": "vit"}))
     with pytest.raises(UserError, match="'vit'"):
         module.build(module.Config(weights=str(tmp_path)))
+    (tmp_path / "config.json").write_text(json.dumps(card | {"crop_size": 10**6}))
+    with pytest.raises(UserError, match="crop_size 1000000"):
+        module.spec(module.Config(weights=str(tmp_path)))
     (tmp_path / "config.json").write_text(json.dumps(card))
     with pytest.raises(UserError, match="no .safetensors"):
         module.build(module.Config(weights=str(tmp_path)))
