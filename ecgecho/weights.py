@@ -171,9 +171,11 @@ def _read(path: Path) -> Any:
         raise UserError(f"there is no file of weights {path}; give the path of a .safetensors, .pt, .pth, .ckpt or .bin file.")
     if path.suffix == ".safetensors":
         return _safetensors(path)[0]
-    if not zipfile.is_zipfile(path):
+    with path.open("rb") as file:
+        archive_begins = file.read(4) == b"PK\x03\x04"
+    if not archive_begins:
         return _read_legacy(path)
-    try:
+    try:  # a file cut short has no end of an archive
         with zipfile.ZipFile(path) as archive:
             infos = _checked(archive, path)
             name = _pickle_name(infos, path)
@@ -218,7 +220,10 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
             raise UserError(f"{path} holds {info.filename!r} compressed, which torch.save never does; get the original file.")
     if len({info.filename for info in infos}) != len(infos):
         raise UserError(f"{path} holds two members of one name, which torch.save never writes; get the original file.")
-    if sum(info.file_size for info in infos) > path.stat().st_size:
+    length = path.stat().st_size
+    if not all(0 <= info.header_offset <= length - info.file_size for info in infos):
+        raise UserError(f"{path} is damaged: a member of it lies outside of the file; get it again.")
+    if sum(info.file_size for info in infos) > length:
         raise UserError(f"{path} names more bytes than it has: its members overlap; get the original file.")
     return infos
 
@@ -239,16 +244,18 @@ def _materialise(path: Path, described: Mapping[Any, Any]) -> dict[Any, Tensor]:
     if not any(isinstance(value, _Described) for value in described.values()):
         return dict(described)
     storages: dict[str, Tensor] = {}
-    tensors = {}
-    with zipfile.ZipFile(path) as archive:
-        root = _pickle_name(_checked(archive, path), path).split("/")[0]
-        if f"{root}/byteorder" in archive.namelist() and archive.read(f"{root}/byteorder") != b"little":
-            raise UserError(f"{path} was written on a big-endian machine; save its state_dict there as safetensors.")
-        for name, tensor in described.items():
-            try:
-                tensors[name] = _tensor(tensor, archive, root, storages)
-            except _RUBBISH as error:
-                raise UserError(f"{path} is damaged at {name} ({_reason(error)}); get it again.") from error
+    tensors, place = {}, "its order of bytes"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            root = _pickle_name(_checked(archive, path), path).split("/")[0]
+            if f"{root}/byteorder" in archive.namelist() and archive.read(f"{root}/byteorder") == b"big":
+                raise UserError(f"{path} was written on a big-endian machine; save its state_dict there as safetensors.")
+            for place, tensor in described.items():
+                tensors[place] = _tensor(tensor, archive, root, storages)
+    except UserError:
+        raise
+    except _RUBBISH as error:
+        raise UserError(f"{path} is damaged at {place} ({_reason(error)}); get it again.") from error
     return tensors
 
 

@@ -261,7 +261,7 @@ def test_an_archive_whose_members_overlap_is_refused(tmp_path):
         at = data.index(b"PK\x01\x02")
         for info in archive.infolist():
             if info.filename.startswith("w/data/"):  # each says that it reaches to the end of the file
-                struct.pack_into("<II", data, at + 20, len(data) - 500, len(data) - 500)
+                struct.pack_into("<II", data, at + 20, *[len(data) - info.header_offset] * 2)
             at += 46 + len(info.filename)
     path.write_bytes(data)
     with pytest.raises(UserError, match="overlap"):
@@ -325,6 +325,13 @@ def test_of_a_damaged_file_nothing_but_a_message_comes(tmp_path_factory, data):
             assert all(isinstance(name, str) for name in read(path))
         except UserError as error:
             assert str(path) in str(error)  # noqa: PT017  most damages are no errors
+
+
+def test_a_file_cut_short_is_called_damaged(tmp_path):
+    for share in (0.1, 0.5, 0.99):
+        (tmp_path / "w.pt").write_bytes(WHOLE.getvalue()[: int(share * len(WHOLE.getvalue()))])
+        with pytest.raises(UserError, match="w.pt is damaged"):
+            read_weights(tmp_path / "w.pt")
 
 
 def test_a_bit_that_fell_over_in_the_numbers_is_seen(tmp_path):
