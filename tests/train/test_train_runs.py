@@ -146,6 +146,16 @@ def test_other_views_and_parity_train(words, world, tmp_path):
     assert train(quick_recipe("echoing_ecg", QUICK, *words), **world.paths(), out=tmp_path / "run")["steps"] == 2
 
 
+def test_all_views_are_for_methods_that_take_them_and_others_are_told_what_they_take(world, tmp_path):
+    with pytest.raises(UsageError, match=r"echoing_ecg takes one echo a study; set data\.views=merge .* or draw"):
+        train(quick_recipe("echoing_ecg", "data.views=all", QUICK), **world.paths(), out=tmp_path / "run")
+    said: list[str] = []
+    words = (QUICK, "data.views=all", "data.max_views=1")
+    train(quick_recipe("echo2ecg", *words), **world.paths(), out=tmp_path / "run", say=said.append)
+    assert any("echo studies have more than data.max_views=1 views" in line for line in said)
+    train(quick_recipe("echoing_ecg", "data.views=all", "method.on=text", QUICK), **world.paths(), out=tmp_path / "text")
+
+
 def test_a_view_that_no_cine_has_is_refused_with_what_there_is(world, tmp_path):
     with pytest.raises(UserError, match="A4C, PLAX"):
         train(quick_recipe("echoing_ecg", "data.views=A2C"), **world.paths(), out=tmp_path / "run")
