@@ -33,7 +33,7 @@ from ecgecho.data.examples import join
 from ecgecho.data.sampler import BlockOrder
 from ecgecho.data.sources import Sources, open_sources
 from ecgecho.data.tables import EchoTable, Normaliser, SignalTable
-from ecgecho.data.texts import Tokeniser, TokenTable, make_tokeniser
+from ecgecho.data.texts import Tokeniser, TokenTable, Words, make_tokeniser
 from ecgecho.types import Json, MethodSizes, UsageError, UserError
 
 FORMAT = 1
@@ -90,7 +90,7 @@ def _train(
     where = _device(dist.device_of_rank(device))
     built = _build(recipe, sources, where, former)
     model, batches, options, num_steps = built.model, built.batches, recipe.optim, _num_steps(recipe, built.batches)
-    initial = [] if init is None else _import(recipe, model, init)
+    initial = [] if init is None else _import(recipe, model, init, built.tokeniser)
     key, checkpoint = config.digest(identity), out / "checkpoint"
     after_step: Callable[[int], None] = model.after_step  # type: ignore[assignment]
     optimizer = optim.make_optimizer(model, options)
@@ -400,11 +400,17 @@ def _init_hash(path: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _import(recipe: Recipe, model: nn.Module, path: Path) -> list[str]:
+def _import(recipe: Recipe, model: nn.Module, path: Path, tokeniser: Tokeniser | None) -> list[str]:
     """Load given weights: those of a run of ours, of the method's publication, or of the encoder's. What to tell the user."""
     if path.suffix == ".safetensors" and path.is_file():
         own = weights.read_weights(path)
         if set(own) == set(model.state_dict()):
+            kept = path.with_name("vocabulary.json")
+            if isinstance(tokeniser, Words) and kept.is_file() and config.read_json(kept).get("tokens") != list(tokeniser.tokens):
+                raise UserError(
+                    f"--init {path}: that run learnt from reports with another vocabulary ({kept}), so its words would be others "
+                    "here. Begin with published weights, or train on the same catalogs."
+                )
             weights.fit(model, own, str(path))
             return [f"began with {path}: all {len(own)} tensors of a run's model"]
     for kind, name, module in (("methods", recipe.method_name, model), ("encoders", recipe.encoder_name, model.encoder)):

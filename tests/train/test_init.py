@@ -100,6 +100,16 @@ def test_the_method_is_asked_first_and_then_the_encoder(by_method, told, world, 
         train(quick_recipe("ecg_clip", *NO_STEP), **world.paths(), init=folder, out=tmp_path / "run", say=said.append)
 
 
+def test_weights_that_know_other_words_are_refused(world, given, trained, tmp_path):
+    kept = json.loads((trained / "vocabulary.json").read_text())
+    beside = given.with_name("vocabulary.json")
+    beside.write_text(json.dumps(kept))
+    train(quick_recipe("ecg_clip", *NO_STEP), **world.paths(), init=given, out=tmp_path / "run", progress=False)
+    beside.write_text(json.dumps({**kept, "tokens": kept["tokens"][::-1]}))
+    with pytest.raises(UserError, match="another vocabulary"):
+        train(quick_recipe("ecg_clip", *NO_STEP), **world.paths(), init=given, out=tmp_path / "other", progress=False)
+
+
 def test_weights_that_nobody_knows_and_no_weights_are_refused(world, given, tmp_path):
     with pytest.raises(UserError, match="neither echoing_ecg nor resnet_small knows these weights"):
         train(quick_recipe("echoing_ecg", *NO_STEP), **world.paths(), init=given, out=tmp_path / "run")
