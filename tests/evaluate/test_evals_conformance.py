@@ -117,8 +117,8 @@ def with_studies(given, *, shuffled=False, seed=0, order=None):
 
 def rows_of(name, given):
     module = plugins.load("evals", name)
-    # The laws hold for any number of draws; most of the time is theirs.
-    few = ["draws=2"] if name in FITTED else []
+    # The laws hold for any number of draws and costs; most of the time is theirs.
+    few = {"knn": ["draws=2"], "linear_probe": ["draws=2", "costs=[0.01,1]"]}.get(name, [])
     return module.build(config.override(module.Config(), few)).run(given)
 
 
