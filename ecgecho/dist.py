@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ecgecho.types import UsageError
+from ecgecho.types import Embedding, UsageError
 
 _alone = contextvars.ContextVar("alone", default=False)
 WAIT = datetime.timedelta(hours=2)  # rank 0 may validate and write while the others wait
@@ -47,6 +47,11 @@ def gather(x: Tensor) -> Tensor:
         return gather(x.to(torch.uint8)).bool()
     result: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
     return result
+
+
+def gather_embedding(x: Embedding) -> Embedding:
+    """The entries of all ranks, mean and log-variance."""
+    return Embedding(mean=gather(x.mean), logvar=None if x.logvar is None else gather(x.logvar))
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ecgecho import dist
 from ecgecho.config import DataOptions, OptimOptions, Recipe
 from ecgecho.losses.info_nce import info_nce
 from ecgecho.methods import echoing_ecg
@@ -55,6 +56,7 @@ class EcgClip(nn.Module):
     """See the head of this file."""
 
     takes_views = False
+    gathers = True
 
     def __init__(self, config: Config, encoder: nn.Module, sizes: MethodSizes) -> None:
         super().__init__()
@@ -73,10 +75,10 @@ class EcgClip(nn.Module):
         ecg = self.embed_ecg(batch.ecg[0], batch.ecg_lead_valid)
         parts = {}
         if batch.text is not None and "text" in self.needs:
-            same = batch.same("subject", "text_key", rows=batch.text.row)
+            same = batch.same("subject", "text_key", rows=batch.text.row, gather=dist.gather)
             parts["text"] = self._contrast("text", ecg.rows(batch.text.row), self.embed_text(batch.text), same)
         if batch.echo is not None and "echo" in self.needs:
-            same = batch.same("subject", "study", rows=batch.echo.row)
+            same = batch.same("subject", "study", rows=batch.echo.row, gather=dist.gather)
             parts["echo"] = self._contrast("echo", ecg.rows(batch.echo.row), gaussian_of_moments(batch.echo.values), same)
         weight = {"text": self.config.text_weight, "echo": 1 - self.config.text_weight}
         if self.config.on != "both":
@@ -103,6 +105,7 @@ class EcgClip(nn.Module):
 
     def _contrast(self, kind: str, ecg: Embedding, other: Embedding, same: Tensor) -> Tensor:
         ignore = None if self.config.parity else same
+        ecg, other = dist.gather_embedding(ecg), dist.gather_embedding(other)
         return info_nce(ecg.mean, other.mean, self.scale[kind], ignore, log_scale=not self.config.parity)
 
 

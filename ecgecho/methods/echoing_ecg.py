@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ecgecho import dist
 from ecgecho.config import DataOptions, OptimOptions, Recipe
 from ecgecho.losses.pcme import pcme_loss
 from ecgecho.nn.heads import GaussianHead
@@ -74,6 +75,7 @@ class EchoingEcg(nn.Module):
     """See the head of this file."""
 
     takes_views = False
+    gathers = True
 
     def __init__(self, config: Config, encoder: nn.Module, sizes: MethodSizes) -> None:
         super().__init__()
@@ -94,10 +96,10 @@ class EchoingEcg(nn.Module):
         ecg = self.embed_ecg(batch.ecg[0], batch.ecg_lead_valid)
         parts = {}
         if batch.text is not None and "text" in self.needs:
-            same = batch.same("subject", "text_key", rows=batch.text.row)
+            same = batch.same("subject", "text_key", rows=batch.text.row, gather=dist.gather)
             parts["text"] = self._match("text", ecg.rows(batch.text.row), self.embed_text(batch.text), same)
         if batch.echo is not None and "echo" in self.needs:
-            same = batch.same("subject", "study", rows=batch.echo.row)
+            same = batch.same("subject", "study", rows=batch.echo.row, gather=dist.gather)
             parts["echo"] = self._match("echo", ecg.rows(batch.echo.row), gaussian_of_moments(batch.echo.values), same)
         weight = {"text": self.config.text_weight, "echo": 1 - self.config.text_weight}
         if self.config.on != "both":
@@ -125,8 +127,8 @@ class EchoingEcg(nn.Module):
     def _match(self, kind: str, ecg: Embedding, other: Embedding, same: Tensor) -> Tensor:
         name = kind if kind in self.scale else "all"
         result = pcme_loss(
-            ecg,
-            other,
+            dist.gather_embedding(ecg),
+            dist.gather_embedding(other),
             self.scale[name],
             self.shift[name],
             ignore=None if self.config.parity else same,

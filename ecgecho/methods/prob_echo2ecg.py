@@ -106,8 +106,8 @@ class ProbEcho2Ecg(nn.Module):
         views, start = echo.values, echo2ecg.start_of(echo)
         if self.training and self.config.view_dropout:
             views, start = drop_views(views, start, self.config.view_dropout)
-        ecgs = _gathered(self.embed_ecg(batch.ecg[0], batch.ecg_lead_valid).rows(echo.row))
-        studies = _gathered(self.embed_study(Block(values=views, row=echo.row, start=start)))
+        ecgs = dist.gather_embedding(self.embed_ecg(batch.ecg[0], batch.ecg_lead_valid).rows(echo.row))
+        studies = dist.gather_embedding(self.embed_study(Block(values=views, row=echo.row, start=start)))
         result = pcme_loss(
             ecgs,
             studies,
@@ -154,11 +154,6 @@ def pool_gaussians(mean: Tensor, var: Tensor, between: Tensor, studies: Studies)
     precision = 1 / (var + between)
     total = studies.sum(precision)
     return studies.sum(precision * mean) / total, 1 / total
-
-
-def _gathered(embedding: Embedding) -> Embedding:
-    logvar = embedding.logvar
-    return Embedding(mean=dist.gather(embedding.mean), logvar=None if logvar is None else dist.gather(logvar))
 
 
 def recipe(name: Literal["paper", "small"]) -> Recipe:

@@ -106,6 +106,14 @@ def test_three_steps_of_two_processes_are_those_of_one(both, alone):
     assert json.loads((both[0] / "two" / "run.json").read_text())["ranks"] == 2
 
 
+@pytest.mark.parametrize("method", two_ranks.OTHERS)
+def test_the_other_methods_gather_too(method, both, world, tmp_path):
+    train(two_ranks.recipe_of(method), **world.paths(), out=tmp_path / "run", progress=False)
+    first, second = (load_file(run / "model.safetensors") for run in (both[0] / method, tmp_path / "run"))
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-5, atol=1e-5, msg=f"{method}: {name}")
+
+
 def test_one_process_speaks_and_says_how_many_there_are(both):
     first, second = (rank["said"] for rank in both[1])
     assert second == []

@@ -21,6 +21,7 @@ from ecgecho.types import UserError
 
 RANK = int(os.environ.get("RANK", "0"))
 COUNTS = {"unequal": (3, 2), "one is empty": (0, 4), "equal": (2, 2)}
+OTHERS = ("prob_echo2ecg", "ecg_clip", "echoing_ecg")
 PLAIN = str(Path(__file__).with_name("plain_encoder.py"))
 
 
@@ -28,6 +29,13 @@ def recipe(*words):
     """echo2ecg, all views of a study, an encoder without statistics of a batch, nothing drawn but the order of rows."""
     made = replace(quick_recipe("echo2ecg"), encoder_name=PLAIN, encoder={})
     return override(made, ["data.views=all", "data.augment=none", "optim.steps=3", "optim.clip_norm=0", *words])
+
+
+def recipe_of(method):
+    """Another method on echo alone, because text towers drop out."""
+    made = replace(quick_recipe(method), encoder_name=PLAIN, encoder={})
+    on = ["data.views=all"] if method == "prob_echo2ecg" else ["method.on=echo", "data.views=merge", "method.pooling=mean"]
+    return override(made, [*on, "data.augment=none", "optim.steps=3", "optim.clip_norm=0"])
 
 
 def rows(case, rank):
@@ -134,6 +142,8 @@ def main():
         said: list[str] = []
         found["result"] = train(recipe(), **paths, out=work / "two", progress=False, say=said.append)
         found["said"], found["wrote"] = said, list(wrote)
+        for method in OTHERS:
+            train(recipe_of(method), **paths, out=work / method, progress=False)
         found["interrupted"] = interrupted(paths, work / "stopped")
         found["not finite"] = not_finite(paths, work / "not_finite")
         (work / "other").mkdir(exist_ok=True)
