@@ -1,10 +1,12 @@
 """A trained student: from a run's directory to embeddings of ECGs and texts.
 
-Shape letters: N rows, B batch, C leads, L samples, D embedding, K tasks, S studies, V views of all studies of a batch.
+Shape letters: N rows, B batch, C leads, L samples, D embedding, W features, K tasks, S studies, V views of all studies of a
+batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -91,6 +93,21 @@ class Student:
         parts = [self._embed(*signals.take(rows[k : k + batch_size])) for k in range(0, len(rows), batch_size)]
         return _joined(parts)
 
+    def embed_rows_and_features(
+        self, ecgs: EmbeddingStore | SignalTable, rows: I64, batch_size: int = 256
+    ) -> tuple[F32, F32 | None, F32]:
+        """As `embed_rows`, and what the method's heads read (N, W), not normalised; the encoder runs once.
+
+        That is the method's own `features(ecg)`, else the mean of the encoder's tokens.
+        """
+        signals = self.open_signals([ecgs]) if isinstance(ecgs, EmbeddingStore) else ecgs
+        parts, features = [], []
+        for k in range(0, len(rows), batch_size):
+            embedding, pooled = self._embed_and_features(*signals.take(rows[k : k + batch_size]))
+            parts.append(embedding)
+            features.append(pooled)
+        return *_joined(parts), torch.cat(features).numpy()
+
     def predict_rows(self, ecgs: EmbeddingStore | SignalTable, rows: I64, batch_size: int = 256) -> F32:
         """Probabilities (N, K) of `tasks`."""
         if not self.tasks:
@@ -128,8 +145,8 @@ class Student:
     ) -> tuple[F32, F32 | None]:
         """Studies, each the rows of its cines in `open_echo`'s table -> mean (S, D) and log-variance (S, D) or None.
 
-        A method that takes views is given each cine, the first `data.max_views` of a study; any other the exact moments over
-        all frames. Sizes of batches change no result beyond rounding.
+        A run that learnt from each view (`data.views=all`) is given each cine, the first `data.max_views` of a study; any other
+        the exact moments over all frames. Sizes of batches change no result beyond rounding.
         """
         table = echos if isinstance(echos, EchoTable) else self.open_echo(echos)
         self._check_echo()
@@ -138,7 +155,7 @@ class Student:
         bare = next((k for k, rows in enumerate(studies) if not len(rows)), None)
         if bare is not None:
             raise UserError(f"study {bare} of {len(studies)} has no usable cine; leave it out.")
-        takes_views: bool = getattr(self.model, "takes_views", False)
+        takes_views = getattr(self.model, "takes_views", False) and self.recipe.data.views == "all"
         chosen = [rows[: self.recipe.data.max_views] for rows in studies] if takes_views else list(studies)
         parts = []
         for some in _batches(chosen, batch):
@@ -194,6 +211,25 @@ class Student:
         with torch.no_grad():
             return _on_host(self.model.embed_ecg(self.normaliser(signal_mv, lead_valid), lead_valid))  # type: ignore[operator]
 
+    def _embed_and_features(self, signal_mv: Tensor, lead_valid: Tensor) -> tuple[Embedding, Tensor]:
+        encoder, ecg = self.encoder_module, self.normaliser(signal_mv, lead_valid)
+        with (
+            torch.no_grad(),
+            _kept(self.model, "features") as own,
+            _kept(encoder, "pooled") as pooled,
+            _kept(encoder, "forward") as tokens,
+        ):
+            embedding = _on_host(self.model.embed_ecg(ecg, lead_valid))  # type: ignore[operator]
+            if hasattr(self.model, "features"):
+                features = own[-1] if own else self.model.features(ecg)  # type: ignore[operator]
+            elif pooled:
+                features = pooled[-1]
+            elif tokens:
+                features = tokens[-1].float().mean(1)
+            else:
+                features = encoder.pooled(ecg) if hasattr(encoder, "pooled") else encoder(ecg).float().mean(1)  # type: ignore[operator]
+        return embedding, features.float().cpu()
+
 
 def load(run: Path | str, device: str = "cpu") -> Student:
     """The student of a finished run."""
@@ -235,6 +271,26 @@ def _sizes(run: Json, path: Path) -> MethodSizes:
     sizes = config.from_json(MethodSizes, run["sizes"])
     kept = str(path / "text_model") if sizes.text_model else ""
     return replace(sizes, text_model=kept, pretrained=False)
+
+
+@contextlib.contextmanager
+def _kept(owner: nn.Module, name: str) -> Iterator[list[Tensor]]:
+    """What a method of a module gives while this lasts, where it has that method."""
+    given: list[Tensor] = []
+    if not hasattr(owner, name):
+        yield given
+        return
+    own = getattr(owner, name)
+
+    def keep(*args: Any, **named: Any) -> Any:
+        given.append(own(*args, **named))
+        return given[-1]
+
+    owner.__dict__[name] = keep  # before the class's own, which stays as it is
+    try:
+        yield given
+    finally:
+        del owner.__dict__[name]
 
 
 def _on_host(embedding: Embedding) -> Embedding:

@@ -25,8 +25,9 @@ import pyarrow.compute as pc
 
 import embed_cache
 from ecgecho import catalog as tables
-from ecgecho import embed, pairs, tasks
+from ecgecho import embed, tasks
 from ecgecho.catalog import Catalog
+from ecgecho.data.examples import TOGETHER, is_shown
 from ecgecho.data.tables import EchoTable
 from ecgecho.decode import EcgTask, decode_ecg
 from ecgecho.embed import Student
@@ -37,8 +38,6 @@ F64 = npt.NDArray[np.float64]
 
 SCHEMA = "ecgecho.search"
 VERSION = 1
-PHENOTYPES: Mapping[str, str] = {task.label: task.unit for task in tasks.TASKS.values() if task.unit}
-"""Labels that are measured, and their units."""
 SLICE = 1024
 """Studies whose embeddings are held at once."""
 DRAWS = 2000
@@ -104,7 +103,7 @@ def search(
         values += about["uncertainty"] + spread
     order = np.argsort(values if measure == "csd" else -values, kind="stable")[:k]
 
-    phenotypes = {name: studies.phenotype(name, known, student.recipe.data.window_days) for name in PHENOTYPES}
+    phenotypes = {name: studies.phenotype(name, known, student.recipe.data.window_days) for name in tasks.PHENOTYPES}
     phenotypes = {name: value for name, value in phenotypes.items() if np.isfinite(value).any()}
     return {
         "schema": SCHEMA,
@@ -218,7 +217,7 @@ def _catalogs(student: Student, given: Sequence[Path]) -> tuple[list[Catalog], l
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Studies:
-    """Every study that can be found, in order of catalog and id."""
+    """Every study that can be found, in order of catalog, store and id."""
 
     rows: list[I64]
     """Per study its cines in the echo table."""
@@ -234,7 +233,7 @@ class _Studies:
         for number, catalog in enumerate(catalogs):
             here = np.flatnonzero(self.catalog == number)
             if len(here):
-                result[here] = _measured(catalog, [self.study_id[i] for i in here], label, window_days)
+                result[here] = tasks.study_values(catalog, [self.study_id[i] for i in here], label, window_days)
         return result
 
 
@@ -248,8 +247,9 @@ def _studies(
     """The usable cines of the stores by study: B-mode as far as the catalogs know, of the run's view where it learnt from one."""
     ids, rows = pa.array(list(table.rows), pa.string()), np.fromiter(table.rows.values(), np.int64, len(table.rows))
     groups = np.array([group for store in stores for group in store.index.column("group").to_pylist()], object)
+    store_of = np.repeat(np.arange(len(stores)), [len(store) for store in stores])[rows]
     number, study = np.full(len(ids), -1), groups[rows] if len(rows) else np.empty(0, object)
-    subject, view, usable = np.full(len(ids), None, object), np.full(len(ids), None, object), np.ones(len(ids), bool)
+    subject, kind, view = (np.full(len(ids), None, object) for _ in range(3))
     for at, catalog in enumerate(catalogs):
         names = ("clip_id", "study_id", "subject_id", "kind", "view")
         clips = catalog.table("clips", columns=names)
@@ -257,48 +257,30 @@ def _studies(
         known = place.is_valid().to_numpy(zero_copy_only=False) & (number < 0)
         columns = {name: np.array(_flat(clips[name]).take(place).to_pylist(), object)[known] for name in names[1:]}
         number[known], study[known] = at, columns["study_id"]
-        subject[known], view[known] = columns["subject_id"], columns["view"]
-        usable[known] = [kind in (None, "b_mode") for kind in columns["kind"]]
+        subject[known], kind[known], view[known] = columns["subject_id"], columns["kind"], columns["view"]
     wanted = student.recipe.data.views
-    if wanted not in ("draw", "merge", "all"):
-        usable &= np.array([(view[i] or table.view_of_row(row)) == wanted for i, row in enumerate(rows.tolist())], bool)
+    shown = [is_shown(wanted, kind[i], view[i], row, table.view_of_row) for i, row in enumerate(rows.tolist())]
+    usable = np.array(shown, bool)
+    if wanted not in TOGETHER:
         notes.append(f"the run learnt from the view {wanted} alone: other views are left out")
     if (unknown := int((usable & (number < 0)).sum())) and catalogs:
         notes.append(f"{unknown} of {len(ids)} cines are in no catalog: nothing is known of their studies")
     learnt = {entry["family"] for entry in student.run["identity"]["catalogs"]}
     splits = [dict(zip(*(c.subjects[n].to_pylist() for n in ("subject_id", "split")), strict=True)) for c in catalogs]
-    found: dict[tuple[int, str], list[int]] = {}
-    split: dict[tuple[int, str], str] = {}
+    found: dict[tuple[int, int, str], list[int]] = {}
+    split: dict[tuple[int, int, str], str] = {}
     for i in np.flatnonzero(usable):
-        key = (int(number[i]), study[i])
+        at = int(number[i])
+        key = (at, int(store_of[i]) if at < 0 else -1, study[i])  # what no catalog knows two stores may name alike
         found.setdefault(key, []).append(int(rows[i]))
-        at = key[0]
         split[key] = "unknown" if at < 0 else splits[at][subject[i]] if catalogs[at].family in learnt else "new"
     keys = sorted(found)
     return _Studies(
         rows=[np.sort(np.array(found[key], np.int64)) for key in keys],
-        study_id=[name for _, name in keys],
-        catalog=np.array([at for at, _ in keys], np.int64),
+        study_id=[name for *_, name in keys],
+        catalog=np.array([at for at, *_ in keys], np.int64),
         split=[split[key] for key in keys],
     )
-
-
-def _measured(catalog: Catalog, study_ids: Sequence[str], label: str, window_days: float) -> F64:
-    """Values of a label: the study's own, else the nearest in time of its subject that belongs to no other study or ECG."""
-    labels = catalog.labels_named(label)
-    if not labels.num_rows:
-        return np.full(len(study_ids), np.nan)
-    clips = catalog.table("clips", columns=("study_id", "subject_id", "time"))
-    whole = clips.group_by("study_id").aggregate([("subject_id", "min"), ("time", "min")])
-    whole = whole.rename_columns([name.removesuffix("_min") for name in whole.column_names])
-    queries = whole.take(pc.index_in(pa.array(study_ids, pa.string()), value_set=_flat(whole["study_id"])))
-    own = labels.filter(pc.is_valid(labels["study_id"]))
-    direct = pc.index_in(_flat(queries["study_id"]), value_set=_flat(own["study_id"]))
-    free = labels.filter(pc.and_(pc.is_null(labels["study_id"]), pc.is_null(labels["ecg_id"])))
-    near = pairs.nearest_in_time(queries, free, window_days).row
-    nearest = pa.array(near, mask=near < 0)
-    values = pc.coalesce(_flat(own["value"]).take(direct), _flat(free["value"]).take(nearest))
-    return np.array(values.to_numpy(zero_copy_only=False), np.float64)
 
 
 def _summaries(measure: str, values: Mapping[str, F64], found: I64) -> list[Json]:
@@ -311,7 +293,8 @@ def _summaries(measure: str, values: Mapping[str, F64], found: I64) -> list[Json
         known = column[drawn]
         known = known[np.isfinite(known).any(1)]
         chance = np.quantile(np.nanmedian(known, axis=1), (0.025, 0.975)).tolist() if len(known) else None
-        line = {"name": name, "unit": PHENOTYPES.get(name, ""), "found": _spread(column[found]), "store": _spread(column)}
+        unit = tasks.PHENOTYPES[name][1] if name in tasks.PHENOTYPES else ""
+        line = {"name": name, "unit": unit, "found": _spread(column[found]), "store": _spread(column)}
         result.append({**line, "chance": chance})
     return result
 

@@ -202,6 +202,14 @@ class _Columns:
         )
 
 
+def is_shown(views: str, kind: str | None, told: str | None, row: int, view_of_row: Callable[[int], str]) -> bool:
+    """Whether a run of these `data.views` learns from a cine: B-mode as far as is known, and of a view that is wanted.
+
+    `kind` and `told` are what the catalog says of it and of its view; of the rest the teacher is asked by `view_of_row`.
+    """
+    return kind in (None, "b_mode") and (views in TOGETHER or (told or view_of_row(row)) == views)
+
+
 class _Clips:
     """The usable cines of every study: in the store, B-mode as far as the catalog knows, of the wanted view."""
 
@@ -227,7 +235,7 @@ class _Clips:
                     self.seen_by_teacher += view == views
                 known_views[view or "unknown"] += 1
                 self.other_kind += kind not in (None, "b_mode")
-                if kind in (None, "b_mode") and (views in TOGETHER or view == views):
+                if is_shown(views, kind, view, row, view_of_row):
                     self.rows[number, study_id].append(row)
         if known_views and not self.rows and views in TOGETHER:
             raise UserError(f"none of the {known_views.total()} cines of the echo stores is B-mode by the catalogs.")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from command_line import ecgecho, must
 
@@ -20,7 +21,7 @@ from ecgecho import search as story
 from ecgecho.train import train
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
-from tiny_world import DIM, NOW, make_world, quick_recipe  # noqa: E402
+from tiny_world import DIM, _store, make_world, quick_recipe  # noqa: E402
 
 STUDIES = 30
 METHODS = {"csd": "echoing_ecg", "cosine": "ecg_clip"}
@@ -125,45 +126,21 @@ def test_chance_of_all_studies_is_their_median(runs, ecg):
         assert line["found"] == line["store"]
 
 
-def test_a_studys_own_measurement_goes_before_a_nearer_one_of_its_subject(tmp_path):
-    rows = [("a", "s1", None, 0, 30.0), ("a", None, None, 0, 50.0), ("a", "s2", None, 0, 70.0), ("b", None, "e", 0, 20.0)]
-    rows += [("b", None, None, 40, 65.0), ("b", None, None, 9, 55.0)]
-    subject, study, ecg, day, value = (list(column) for column in zip(*rows, strict=True))
-    times = [NOW.replace(month=1 + d // 31, day=1 + d % 31) for d in day]
-    clips = [("c1", "s1", "a"), ("c2", "s2", "a"), ("c3", "s3", "a"), ("c4", "s4", "b")]
-    made = tables.write(
-        tmp_path / "catalog",
-        root=tmp_path,
-        dataset="small",
-        family="small",
-        tables={
-            "subjects": pa.table({"subject_id": ["a", "b"], "split": ["test", "test"]}),
-            "ecgs": pa.table({"ecg_id": ["e"], "subject_id": ["b"], "path": ["e"], "time": [NOW]}),
-            "clips": pa.table(
-                {
-                    "clip_id": [c for c, *_ in clips],
-                    "study_id": [s for _, s, _ in clips],
-                    "subject_id": [who for *_, who in clips],
-                    "path": ["x"] * 4,
-                    "time": [NOW] * 4,
-                }
-            ),
-            "labels": pa.table(
-                {
-                    "subject_id": subject,
-                    "study_id": pa.array(study, pa.string()),
-                    "ecg_id": pa.array(ecg, pa.string()),
-                    "time": times,
-                    "name": ["lvef"] * len(rows),
-                    "value": value,
-                }
-            ),
-        },
-    )
-    values = story._measured(made, ["s4", "s1", "s3", "s2"], "lvef", 30.0)
-    np.testing.assert_array_equal(values, [55, 30, 50, 70])
-    np.testing.assert_array_equal(story._measured(made, ["s4"], "lvef", 5.0), [np.nan])
-    np.testing.assert_array_equal(story._measured(made, ["s4"], "edv_ml", 5.0), [np.nan])
+def test_a_stroke_volume_that_no_label_says_is_the_difference_of_the_volumes(runs, ecg, tmp_path):
+    other = make_world(tmp_path, subjects=4, family="other", prefix="q")
+    path = other.catalog / "labels.parquet"
+    labels = pq.read_table(path)
+    names = ["edv_ml" if name == "lvef" else "esv_ml" for name in labels["name"].to_pylist()]
+    at = labels.column_names.index("name")
+    pq.write_table(labels.set_column(at, labels.schema.field(at), pa.array(names).cast(labels.schema.field(at).type)), path)
+    result = story.search(runs["csd"], ecg, k=2, stores=[other.echo], catalogs=[other.catalog])
+    assert [(line["name"], line["unit"]) for line in result["summary"][1:]] == [
+        ("edv_ml", "ml"),
+        ("esv_ml", "ml"),
+        ("sv_ml", "ml"),
+    ]
+    for told in found(result, "phenotypes"):
+        assert told["sv_ml"] == pytest.approx(told["edv_ml"] - told["esv_ml"])
 
 
 def test_a_run_that_learnt_from_one_view_finds_by_that_view(runs, ecg, tmp_path):
@@ -186,6 +163,16 @@ def test_studies_of_people_the_run_never_saw_are_new_and_without_a_catalog_unkno
     assert "4 of 4 cines are in no catalog" in bare["notes"][0]
     both = story.search(runs["csd"], ecg, k=32, stores=[other.echo, runs["csd"] / _echo(runs["csd"])], catalogs=[other.catalog])
     assert set(found(there)) < set(found(both))
+
+
+def test_studies_of_two_stores_that_share_a_name_alone_stay_two(runs, ecg, tmp_path):
+    other = make_world(tmp_path, subjects=4, family="other", prefix="q")
+    store = embed_cache.open(other.echo)
+    identity, columns = dict(store.manifest.identity), [embed_cache.Column("moments", (2, DIM), "float16")]
+    one = {"moments": store.read("moments", np.array([0]))[0]}
+    _store(tmp_path / "more.zarr", "echo", identity, columns, {"x": one}, {"x": "q0000-st"}, counts={"x": 8})
+    bare = story.search(runs["csd"], ecg, k=3, stores=[other.echo, tmp_path / "more.zarr"])
+    assert sorted(zip(found(bare), found(bare, "views"), strict=True)) == [("q0000-st", 1), ("q0000-st", 2), ("q0002-st", 2)]
 
 
 def _echo(run):

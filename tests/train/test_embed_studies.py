@@ -50,6 +50,13 @@ def store(world):
     return embed_cache.open(world.echo)
 
 
+def of_views(student, *words, **changes):
+    """The run as if it had learnt from each view of a study by itself."""
+    return replace(
+        student, recipe=override(student.recipe, ["data.views=all", *words]), model=MeanOfViews(takes_views=True), **changes
+    )
+
+
 STUDIES = [np.array(rows) for rows in ([3], [0, 7, 2, 9], [5, 1], [30], [11, 12, 13, 14, 15])]
 
 
@@ -58,7 +65,7 @@ def moments(store, rows):
 
 
 def test_a_method_that_takes_views_is_shown_each_and_batches_change_nothing(run, store):
-    student = replace(run, model=MeanOfViews(takes_views=True))
+    student = of_views(run)
     mean, spread = student.embed_studies([store], STUDIES)
     np.testing.assert_allclose(mean, [moments(store, rows)[:, 0].mean(0) for rows in STUDIES], atol=1e-6)
     np.testing.assert_allclose(spread, [moments(store, rows)[:, 1].mean(0) for rows in STUDIES], atol=1e-6)
@@ -67,8 +74,12 @@ def test_a_method_that_takes_views_is_shown_each_and_batches_change_nothing(run,
     assert student.model.shown == [[1, 4, 2, 1, 5], [1, 4], [2, 1], [5]]
 
 
-def test_any_other_method_is_shown_the_moments_over_all_frames_of_a_study(run, store):
-    student = replace(run, model=MeanOfViews(takes_views=False))
+@pytest.mark.parametrize(
+    ("takes_views", "views"), [(False, "draw"), (False, "merge"), (True, "draw"), (True, "merge"), (True, "PLAX")]
+)
+def test_what_learnt_from_one_vector_a_study_is_shown_the_moments_over_all_its_frames(run, store, takes_views, views):
+    recipe = override(run.recipe, [f"data.views={views}"])
+    student = replace(run, recipe=recipe, model=MeanOfViews(takes_views=takes_views))
     mean, spread = student.embed_studies([store], STUDIES, batch=3)
     frames = store.index.column("num_frames").to_numpy()
     for k, rows in enumerate(STUDIES):
@@ -78,15 +89,14 @@ def test_any_other_method_is_shown_the_moments_over_all_frames_of_a_study(run, s
 
 
 def test_of_a_study_with_more_views_than_the_recipe_allows_the_first_are_shown(run, store):
-    few = override(run.recipe, ["data.max_views=2"])
-    student = replace(run, recipe=few, model=MeanOfViews(takes_views=True))
+    student = of_views(run, "data.max_views=2")
     mean, _ = student.embed_studies([store], STUDIES)
     np.testing.assert_allclose(mean[1], moments(store, np.array([0, 7]))[:, 0].mean(0), atol=1e-6)
     assert student.model.shown == [[1, 2, 2, 1, 2]]
 
 
 def test_studies_with_many_views_come_in_smaller_batches(run, store):
-    student = replace(run, model=MeanOfViews(takes_views=True))
+    student = of_views(run)
     many = [np.resize(np.arange(60), 100)] * 3 + [np.array([1])]
     mean, _ = student.embed_studies([store], many, batch=4)  # 128 views at once
     assert student.model.shown == [[100], [100], [100, 1]]
@@ -94,7 +104,7 @@ def test_studies_with_many_views_come_in_smaller_batches(run, store):
 
 
 def test_a_study_without_a_cine_and_no_study_at_all_are_refused(run, store):
-    student = replace(run, model=MeanOfViews(takes_views=True))
+    student = of_views(run)
     with pytest.raises(UserError, match="study 1 of 2 has no usable cine"):
         student.embed_studies([store], [np.array([0]), np.array([], np.int64)])
     with pytest.raises(UserError, match="no study to embed"):
@@ -119,7 +129,7 @@ TEACHER = {"name": "one", "dim": 16, "colour": "rgb", "mask": "sector"}
 def test_a_store_of_another_teacher_is_refused_by_the_field_that_differs(run, words, changed, tmp_path):
     learnt = {"teacher": TEACHER, "teacher_sha256": "a", "weights_sha256": "0" * 64, "mask": "sector, version 1"}
     other = make_world(tmp_path, subjects=2, **{**learnt, "teacher_sha256": "b", **changed}).echo
-    student = replace(run, model=MeanOfViews(takes_views=True), run={**run.run, "teacher": learnt})
+    student = of_views(run, run={**run.run, "teacher": learnt})
     with pytest.raises(UserError, match="was not made as the echo store that") as refused:
         student.open_echo([other])
     assert words in str(refused.value)
@@ -130,13 +140,13 @@ def test_a_store_that_tells_views_apart_has_the_same_moments_and_is_read(run, tm
     learnt = {"teacher": TEACHER, "teacher_sha256": "a", "weights_sha256": "0" * 64}
     told = {**learnt, "teacher": {**TEACHER, "view_names": ["A4C", "PLAX"]}, "teacher_sha256": "b"}
     other = make_world(tmp_path, subjects=2, **told).echo
-    student = replace(run, model=MeanOfViews(takes_views=True), run={**run.run, "teacher": learnt})
+    student = of_views(run, run={**run.run, "teacher": learnt})
     assert len(student.open_echo([other]).rows) == 2
 
 
 def test_an_ecg_store_is_no_echo_store(run, world):
     with pytest.raises(UserError, match="store of kind 'ecg'"):
-        replace(run, model=MeanOfViews(takes_views=True)).open_echo([world.ecg])
+        of_views(run).open_echo([world.ecg])
 
 
 def test_a_run_that_learnt_from_text_alone_has_no_echo(run, world):
