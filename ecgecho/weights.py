@@ -33,6 +33,11 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "weights", "module")
 PARALLEL = "module."
 """In front of every name where a model was saved out of DataParallel."""
 MOST_PICKLE_BYTES = 1 << 24  # names and shapes of 10^5 tensors are 8 MB; published encoders and their optimisers need 0.3 MB
+MOST_MADE_BYTES = 1 << 28
+"""What the words of a pickle may make: a few bytes can copy what was made before. 10^5 tensors with an optimiser need 0.2 GB."""
+MOST_NAME = 1000  # letters in the name of a class or function
+MOST_DIMS = 64  # torch's own limit
+MOST_TENSORS = 1 << 18
 SAFE = "Where you trust its origin, load it in Python and save its state_dict with safetensors.torch.save_file; pass that file."
 
 
@@ -213,7 +218,10 @@ def _read_legacy(path: Path) -> Any:
 
 
 def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
-    """The members, once it is sure that reading each of them costs no more memory than the file is long."""
+    """The members, once it is sure that each can be read once for no more bytes than the file is long.
+
+    What the words of `data.pkl` make of them is another matter, which `_Reader` counts.
+    """
     infos = archive.infolist()
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
@@ -243,6 +251,8 @@ def _materialise(path: Path, described: Mapping[Any, Any]) -> dict[Any, Tensor]:
     """The tensors themselves; one storage is read once."""
     if not any(isinstance(value, _Described) for value in described.values()):
         return dict(described)
+    if len(described) > MOST_TENSORS:
+        raise UserError(f"{path} names {len(described):,} tensors; at most {MOST_TENSORS:,} are read. {SAFE}")
     storages: dict[str, Tensor] = {}
     tensors, place = {}, "its order of bytes"
     try:
@@ -291,10 +301,15 @@ def _dtypes() -> dict[str, Any]:
 
 
 class _Reader:
-    """Goes through a pickle's words with a stack, as pickle would, and obeys none of them beyond the making of plain values."""
+    """Goes through a pickle's words with a stack, as pickle would, and obeys none of them beyond the making of plain values.
+
+    Each word pays for what it makes and copies, about as many bytes as Python takes for it, out of MOST_MADE_BYTES. Texts and
+    numbers that stand in the pickle itself cost nothing: they are as long as it is.
+    """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self._left = MOST_MADE_BYTES
         self._stack: list[Any] = []
         self._outer: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -303,6 +318,7 @@ class _Reader:
         """The value that the pickle ends with."""
         for word, argument, _ in pickletools.genops(self._data):
             name = word.name
+            self._pay(_COST.get(name, OBJECT))
             if name in _CONSTANTS:
                 self._stack.append(_CONSTANTS[name])
             elif name in _VALUES:
@@ -312,6 +328,11 @@ class _Reader:
             else:
                 _WORDS[name](self, argument)  # a KeyError for words of pickle's that torch.save has no use for
         raise _Damaged("the pickle has no end")
+
+    def _pay(self, num_bytes: int) -> None:
+        self._left -= num_bytes
+        if self._left < 0:
+            raise _Damaged(f"its description makes more than {MOST_MADE_BYTES:,} bytes")
 
     def _mark(self, _: Any) -> None:
         self._outer.append(self._stack)
@@ -390,6 +411,7 @@ class _Reader:
     def _set(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if isinstance(target, dict):
+            self._pay(OBJECT * (len(items) // 2))
             for key, value in zip(items[::2], items[1::2], strict=True):
                 # Others are no names; a tuple nested a million deep would crash Python when hashed.
                 if isinstance(key, str) or (isinstance(key, int) and abs(key) < 1 << 31):
@@ -397,17 +419,22 @@ class _Reader:
 
     def _global(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
-        self._stack.append(Foreign(f"{module}.{name}"))
+        self._stack.append(self._foreign(module, name))
 
     def _stack_global(self, _: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise _Damaged("a name that is no text")
-        self._stack.append(Foreign(f"{module}.{name}"))
+        self._stack.append(self._foreign(module, name))
+
+    def _foreign(self, module: str, name: str) -> Foreign:
+        _check_name(module, name)
+        self._pay(2 * OBJECT + len(module) + len(name))
+        return Foreign(f"{module}.{name}")
 
     def _reduce(self, _: Any) -> None:
         arguments, called = self._stack.pop(), self._stack.pop()
-        self._stack.append(_rebuilt(called, arguments))
+        self._stack.append(_rebuilt(called, arguments, self._pay))
 
     def _newobj_ex(self, _: Any) -> None:
         self._stack.pop()
@@ -427,6 +454,7 @@ class _Reader:
     def _persistent(self, _: Any) -> None:
         match self._stack.pop():
             case ("storage", Foreign(name), str(key), str(), int()):
+                self._pay(2 * OBJECT + len(name))
                 kind = name.rpartition(".")[2]
                 self._stack.append(_Storage(key, "" if kind == "UntypedStorage" else kind))
             case _:
@@ -436,6 +464,13 @@ class _Reader:
         """PROTO and FRAME say how the pickle was written."""
 
 
+OBJECT = 64
+"""Bytes of a small object, or of an entry of a dict."""
+_COST = {
+    **dict.fromkeys(("NONE", "NEWTRUE", "NEWFALSE", "BININT1", "DUP", "GET", "BINGET", "LONG_BINGET"), 16),  # a place alone
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), 2 * OBJECT),
+}
+"""Of the words that cost more or less than an object."""
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -477,30 +512,43 @@ _WORDS: dict[str, Callable[[_Reader, Any], None]] = {
 }
 
 
-def _rebuilt(called: Any, arguments: Any) -> Any:
-    """What a call in the pickle stands for: a tensor's description, a dict, or a `Foreign`. Nothing is called by its name."""
+def _check_name(*parts: str) -> None:
+    if sum(len(part) for part in parts) > MOST_NAME:
+        raise _Damaged(f"a name of more than {MOST_NAME:,} letters")
+
+
+def _rebuilt(called: Any, arguments: Any, pay: Callable[[int], None]) -> Any:
+    """What a call in the pickle stands for: a tensor's description, a dict, or a `Foreign`. Nothing is called by its name.
+
+    `pay` counts the bytes of what is made.
+    """
     if not isinstance(called, Foreign):
         return Foreign("?")
     match called.name, arguments:
         case "torch._utils._rebuild_tensor_v3", (storage, offset, size, stride, _, _, Foreign(dtype), *_):
-            return _describe(storage, offset, size, stride, dtype.removeprefix("torch."))
+            return _describe(storage, offset, size, stride, dtype.removeprefix("torch."), pay)
         case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2", (storage, offset, size, stride, *_):
-            return _describe(storage, offset, size, stride, "")
+            return _describe(storage, offset, size, stride, "", pay)
         case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state", (_Described() as data, *_):
             return data
         case "torch._tensor._rebuild_from_type_v2", (Foreign(name), _, inner, *_) if name != called.name:
-            return _rebuilt(Foreign(name), inner)
-        case "torch.Size", ((*size,),):
+            return _rebuilt(Foreign(name), inner, pay)
+        case "torch.Size", ((*_,) as size,):
+            pay(OBJECT + 8 * _dims(size))
             return tuple(size)
         case "collections.OrderedDict" | "collections.defaultdict", ():
             return {}
         case "collections.defaultdict", (_,):
             return {}
-        case "collections.OrderedDict", ([*pairs],):  # as Python 2 wrote them
+        case "collections.OrderedDict", ((*_,) as pairs,):  # as Python 2 wrote them
+            pay(2 * OBJECT + OBJECT * len(pairs))
             return {key: value for key, value in pairs if isinstance(key, str)}
         case "_codecs.encode", (str(text), "latin1"):  # bytes, as protocols before 3 write them
+            pay(OBJECT + len(text))
             return text.encode("latin1")
         case "numpy.dtype", (str(kind), *_):
+            _check_name(kind)
+            pay(2 * OBJECT + len(kind))
             return Foreign(f"numpy.dtype {kind}")
         case "numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar", (Foreign(kind), bytes(data)):
             word = _SCALARS.get(kind.removeprefix("numpy.dtype "))
@@ -512,9 +560,16 @@ _SCALARS = {"i8": "<q", "i4": "<i", "i2": "<h", "u1": "<B", "f8": "<d", "f4": "<
 """numpy's kinds of numbers, which training programs keep by accident, and how their bytes are read."""
 
 
-def _describe(storage: Any, offset: Any, size: Any, stride: Any, dtype: str) -> Any:
+def _dims(size: Any) -> int:
+    if len(size) > MOST_DIMS:
+        raise _Damaged(f"a tensor of {len(size)} dimensions")
+    return len(size)
+
+
+def _describe(storage: Any, offset: Any, size: Any, stride: Any, dtype: str, pay: Callable[[int], None]) -> Any:
     if not isinstance(storage, _Storage):
         return Foreign("a tensor without numbers")
+    pay(3 * OBJECT + len(dtype) + 8 * (_dims(size) + _dims(stride)))
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or not all(type(number) is int and 0 <= number < 1 << 48 for number in numbers):
         raise _Damaged(f"a tensor of shape {size}")

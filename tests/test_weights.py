@@ -10,6 +10,7 @@ import operator
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from ecgecho import weights
 from ecgecho.types import UserError
 from ecgecho.weights import MOST_PICKLE_BYTES, fit, read_facts, read_weights, sha256
 
@@ -281,6 +283,62 @@ def test_a_pickle_that_holds_itself_or_one_dict_a_million_times_ends(tmp_path):
     # Tuples nested too deep to be hashed are no keys; a memo at 4 billion takes no memory.
     archive_of(tmp_path / "w.pt", b"\x80\x02})" + b"\x85" * 200_000 + b"r\xff\xff\xff\xffNsX\x01\x00\x00\x00aK\x01s.")
     assert read_facts(tmp_path / "w.pt") == {"a": 1}
+
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value
+
+
+LONG_TEXT = text(b"a" * 20_000) + b"q\x00"
+MANY = b"](" + b"N" * 20_000 + b"eq\x00"
+PAIRS = b"](" + b"".join(text(b"%d" % n) + b"N\x86" for n in range(60)) + b"eq\x00"
+COPIERS = {
+    "names": (LONG_TEXT, b"h\x00h\x00\x93"),
+    "sizes": (MANY + b"h\x00\x85q\x01ctorch\nSize\nq\x02", b"h\x02h\x01R"),
+    "shapes": (
+        MANY + b"(" + text(b"storage") + b"ctorch\nFloatStorage\n" + text(b"0") + text(b"cpu") + b"K\x01tQ"
+        b"q\x01(h\x01K\x00h\x00h\x00\x89}tq\x02ctorch._utils\n_rebuild_tensor_v2\nq\x03",
+        b"h\x03h\x02R",
+    ),
+    "short sizes": (b"](" + b"N" * 60 + b"eq\x00\x85q\x01ctorch\nSize\nq\x02", b"h\x02h\x01R"),
+    "pairs": (PAIRS + b"h\x00\x85q\x01ccollections\nOrderedDict\nq\x02", b"h\x02h\x01R"),
+    "bytes": (LONG_TEXT + text(b"latin1") + b"\x86q\x01c_codecs\nencode\nq\x02", b"h\x02h\x01R"),
+    "kinds": (LONG_TEXT + b"\x85q\x01cnumpy\ndtype\nq\x02", b"h\x02h\x01R"),
+    "short names": (text(b"a" * 400) + b"q\x00", b"h\x00h\x00\x93"),
+    "dicts": (b"", b"}"),
+    "lists": (b"", b"]"),
+    "marks": (b"", b"("),
+    "filled dicts": (b"", b"}K\x01Ns"),
+    "memo": (b"N", b"\x94"),
+    "classes": (b"", b"ca\nb\n"),
+    "whole numbers": (b"", b"M\xff\xff"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", list(COPIERS))
+def test_what_few_bytes_make_of_large_values_is_counted_before_it_fills_the_memory(tmp_path, monkeypatch, way):
+    """Each word makes something, the first of them by copying what stands there once."""
+    monkeypatch.setattr(weights, "MOST_MADE_BYTES", 1 << 20)
+    begin, again = COPIERS[way]
+    archive_of(tmp_path / "w.pt", b"\x80\x02" + begin + b"".join([again] * (1 << 15)) + b".")
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"makes more than 1,048,576 bytes|letters|dimensions"):
+            read_weights(tmp_path / "w.pt")
+        assert tracemalloc.get_traced_memory()[1] < 3 << 20  # the pickle itself, and its copy, are in it
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_budget_is_enough_for_10_to_the_5_tensors_and_their_number_is_bounded(tmp_path, monkeypatch):
+    tensors = {f"blocks.{n}.attn.mha.in_proj_weight": torch.zeros(3, 4) for n in range(500)}
+    moments = {n: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3, 4)} for n in range(250)}
+    torch.save({"model": tensors, "optimizer": moments}, tmp_path / "w.pt")
+    monkeypatch.setattr(weights, "MOST_MADE_BYTES", weights.MOST_MADE_BYTES // 100)
+    assert len(read_weights(tmp_path / "w.pt")) == 500
+    monkeypatch.setattr(weights, "MOST_TENSORS", 499)
+    with pytest.raises(UserError, match="500 tensors; at most 499"):
+        read_weights(tmp_path / "w.pt")
 
 
 def test_what_holds_no_tensors_says_what_it_holds(tmp_path):
