@@ -19,7 +19,7 @@ B batch, W windows, n windows of all rows, C leads, S samples of a window, T pat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -120,26 +120,32 @@ class Otis(nn.Module):
     def forward(self, ecg: Tensor) -> Tensor:
         """The patch tokens of all windows, one window after another, without CLS.
 
-        Of a recording that was filled up with zeros some windows hold nothing else. Their tokens are the mean, place by place,
-        of those of the row's other windows, so that the mean over all tokens is the mean over the recording. A row of nothing
-        but zeros counts with its first window.
+        Where a recording was filled up with zeros, patches that hold none of it do not count: in place of their tokens stands,
+        lead by lead, the mean over the row's tokens that do. So the mean over all tokens is the mean over the patches of the
+        recording; a patch that it ends in counts as a whole. Of a row of nothing but zeros the first window counts. A window
+        that a recording ends in is still looked at with the zeros behind it, as nothing shorter can be.
         """
-        windows, valid = self._windows(ecg)
-        tokens = self._encode(windows[valid], lambda tokens: tokens[:, 1:])
-        if len(tokens) == valid.numel():
+        windows, recorded = self._windows(ecg)
+        looked_at = recorded.any(2)
+        tokens = self._encode(windows, looked_at, None)
+        if bool(recorded.all()):
             return tokens.reshape(len(ecg), -1, self.width)
-        full = tokens.new_zeros(*valid.shape, *tokens.shape[1:])
-        full[valid] = tokens
-        mean = full.sum(1) / valid.sum(1)[:, None, None]
-        return torch.where(valid[:, :, None, None], full, mean[:, None]).flatten(1, 2)
+        full = tokens.new_zeros(*recorded.shape[:2], *tokens.shape[1:])
+        full[looked_at] = tokens
+        full = full.view(*recorded.shape[:2], self.config.num_leads, -1, self.width)  # (B, W, C, T, width)
+        counts = recorded[:, :, None, :, None]
+        mean = (full * counts).sum((1, 3)) / recorded.sum((1, 2))[:, None, None]
+        return torch.where(counts, full, mean[:, None, :, None]).flatten(1, 3)
 
     def pooled(self, ecg: Tensor) -> Tensor:
         """(B, C, L) -> (B, width): the mean of `forward`'s tokens, in fp32, without keeping all of them."""
-        windows, valid = self._windows(ecg)
-        means = self._encode(windows[valid], lambda tokens: tokens[:, 1:].float().mean(1))
-        full = means.new_zeros(*valid.shape, self.width)
-        full[valid] = means
-        return full.sum(1) / valid.sum(1)[:, None]
+        windows, recorded = self._windows(ecg)
+        looked_at = recorded.any(2)
+        means = self._encode(windows, looked_at, recorded[looked_at])
+        full = means.new_zeros(*looked_at.shape, self.width)
+        full[looked_at] = means
+        share = recorded.float().mean(2)
+        return (full * share[:, :, None]).sum(1) / share.sum(1)[:, None]
 
     def window_tokens(self, x: Tensor) -> Tensor:
         """(n, C, S) -> (n, 1 + C * T, width): CLS and the patches of each lead, as the reference gives them."""
@@ -189,22 +195,47 @@ class Otis(nn.Module):
         return {**state, "pos_embed_x": torch.cat([given[:, :1].float(), rows.transpose(1, 2)], 1)}
 
     def _windows(self, ecg: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, L) -> (B, W, C, S), and which of them count (B, W)."""
+        """(B, C, L) -> (B, W, C, S), and which patches of them hold some of the recording (B, W, T).
+
+        A recording reaches from the first to the last sample that is not 0 in all leads: zeros follow it, or precede it where an
+        augmentation moved or turned it.
+        """
         if ecg.ndim != 3 or ecg.shape[1] != self.config.num_leads:
             raise UserError(f"encoder otis takes (batch, {self.config.num_leads} leads, samples), not {tuple(ecg.shape)}.")
-        starts = self.starts(ecg.shape[2])
+        length, patch = ecg.shape[2], self.config.patch
+        starts = self.starts(length)
         windows = torch.stack([ecg[:, :, start : start + self.config.window] for start in starts], 1)
-        if len(starts) == 1:
-            return windows, torch.ones(windows.shape[:2], dtype=torch.bool, device=ecg.device)
-        valid = (windows != 0).flatten(2).any(2)
-        valid[:, 0] |= ~valid.any(1)
-        return windows, valid
+        place, some = torch.arange(length, device=ecg.device), (ecg != 0).any(1)
+        first = torch.where(some, place, length).amin(1)[:, None, None]
+        last = torch.where(some, place, -1).amax(1)[:, None, None]
+        begin = torch.tensor(starts, device=ecg.device)[:, None] + place[: self.config.window : patch]  # (W, T)
+        recorded = (begin <= last) & (begin + patch > first)
+        recorded[:, 0] |= ~recorded.flatten(1).any(1)[:, None]
+        return windows, recorded
 
-    def _encode(self, windows: Tensor, kept: Callable[[Tensor], Tensor]) -> Tensor:
-        """(n, C, S) -> what `kept` takes of their tokens; without gradients a few windows at a time, to bound memory."""
+    def _encode(self, windows: Tensor, looked_at: Tensor, pooled: Tensor | None) -> Tensor:
+        """The tokens (n, C * T, width) of the windows (B, W, C, S) that are `looked_at` (B, W), in their order.
+
+        With `pooled` (n, T) their means in fp32 over these patches of all leads, (n, width). Without gradients a few windows
+        go through at a time, to bound memory.
+        """
+        chosen = windows[looked_at]
         if torch.is_grad_enabled():
-            return kept(self.window_tokens(windows))
-        return torch.cat([kept(self.window_tokens(part)) for part in torch.split(windows, AT_ONCE)])
+            return self._kept(chosen, pooled)
+        parts = torch.split(chosen, AT_ONCE)
+        masks = [None] * len(parts) if pooled is None else torch.split(pooled, AT_ONCE)
+        return torch.cat([self._kept(part, mask) for part, mask in zip(parts, masks, strict=True)])
+
+    def _kept(self, windows: Tensor, pooled: Tensor | None) -> Tensor:
+        tokens = self.window_tokens(windows)[:, 1:]
+        if pooled is None:
+            return tokens
+        tokens = tokens.float()
+        if bool(pooled.all()):
+            return tokens.mean(1)
+        by_time = tokens.view(len(tokens), self.config.num_leads, -1, self.width).mean(1)  # (n, T, width)
+        part = (by_time * pooled[:, :, None]).sum(1) / pooled.sum(1)[:, None]
+        return torch.where(pooled.all(1)[:, None], tokens.mean(1), part)
 
 
 class PatchEmbed(nn.Module):
@@ -367,11 +398,11 @@ def _check_kind(encoder: Otis, state: Mapping[str, Tensor], path: Path) -> None:
     """Says which option the file wants, where it is another kind of OTiS than the encoder."""
     mlp = "swiglu" if any(".mlp.fc1_g." in name for name in state) else "gelu"
     if mlp != encoder.config.mlp and any(".mlp." in name for name in state):
-        raise UserError(f"{path} has MLPs of the kind {mlp}, the encoder {encoder.config.mlp}; pass encoder.mlp={mlp}.")
+        raise UserError(f"{path} has MLPs of the kind {mlp}, the encoder {encoder.config.mlp}; pass --set encoder.mlp={mlp}.")
     cls = state.get("cls_token")
     size = next((name for name, (dim, _, _) in SIZES.items() if cls is not None and cls.shape[-1] == dim), "")
     if size and SIZES[size][0] != encoder.width:
-        raise UserError(f"{path} has the width {SIZES[size][0]}, the encoder {encoder.width}; pass encoder.size={size}.")
+        raise UserError(f"{path} has the width {SIZES[size][0]}, the encoder {encoder.width}; pass --set encoder.size={size}.")
 
 
 def _first_row(facts: Mapping[str, Any], num_rows: int, num_leads: int, path: Path) -> int:

@@ -191,20 +191,48 @@ def test_tokens_stand_window_by_window_and_lead_by_lead():
     torch.testing.assert_close(patches[0, 2, 3], encoder.patch_embed(ecg[:, 2:3, 126:150])[0, 0, 0])
 
 
-def test_windows_of_padding_do_not_dilute():
-    encoder, ecg = small(), torch.randn(3, 4, 400)
-    ecg[1, :, 150:] = 0  # windows at 0, 76, 152, 228, 304: the last three hold nothing
+def test_padding_does_not_dilute():
+    encoder, ecg = small(), torch.randn(5, 4, 400)
+    ecg[1, :, 150:] = 0  # windows at 0, 76, 152, 228, 304: the first is whole, the second up to its 74th sample
     ecg[2] = 0
+    ecg[3, :, 77:] = 0  # one sample of the second window
+    ecg[4, :, :200] = 0  # turned round: of the third window the last two patches, and all of those behind it
     with torch.no_grad():
-        tokens = encoder(ecg).unflatten(1, (5, 16))
-        expected = torch.stack([encoder.window_tokens(ecg[1:2, :, s : s + 96])[0, 1:] for s in (0, 76)])
-        silent = encoder.window_tokens(torch.zeros(1, 4, 96))[0, 1:]
-    torch.testing.assert_close(tokens[1, :2], expected)
-    torch.testing.assert_close(tokens[1, 2:], expected.mean(0).expand(3, -1, -1))
-    torch.testing.assert_close(tokens[1].mean((0, 1)), expected.mean((0, 1)))
-    torch.testing.assert_close(tokens[2], silent.expand(5, -1, -1))
+        every = torch.stack([encoder.window_tokens(ecg[:, :, s : s + 96])[:, 1:] for s in (0, 76, 152, 228, 304)], 1)
+        every = every.unflatten(2, (4, 4))  # (B, W, C, T, width)
+        tokens, pooled = encoder(ecg).unflatten(1, (5, 4, 4)), encoder.pooled(ecg)
+    recorded = torch.zeros(5, 5, 4, dtype=torch.bool)
+    recorded[0] = recorded[1, :2] = recorded[2, 0] = recorded[3, 0] = recorded[4, 3:] = True
+    recorded[3, 1, 0] = recorded[4, 2, 2:] = True
+    for row in range(5):
+        held = every[row].transpose(1, 2)[recorded[row]]  # (patches, C, width)
+        found = tokens[row].transpose(1, 2)
+        torch.testing.assert_close(found[recorded[row]], held)
+        torch.testing.assert_close(found[~recorded[row]], held.mean(0).expand_as(found[~recorded[row]]))
+        torch.testing.assert_close(found.mean((0, 1, 2)), held.mean((0, 1)))
+        torch.testing.assert_close(pooled[row], held.mean((0, 1)))
+
+
+def test_a_window_with_a_few_samples_of_the_recording_does_not_weigh_as_much_as_a_whole_one():
+    """The first 1,010 of 5,000 samples: 12 of them are in the second window, in one of its 42 patches."""
+    encoder, ecg = small(Config(dim=24, depth=1, heads=3)), torch.zeros(1, 12, 5000)
+    ecg[:, :, :1010] = torch.randn(1, 12, 1010)
     with torch.no_grad():
-        torch.testing.assert_close(encoder.pooled(ecg), tokens.mean((1, 2)))
+        first = encoder.window_tokens(ecg[:, :, :1008])[0, 1:]
+        second = encoder.window_tokens(ecg[:, :, 998:2006])[0, 1:].unflatten(0, (12, 42))[:, 0]
+        expected = torch.cat([first, second]).mean(0)
+        torch.testing.assert_close(encoder.pooled(ecg)[0], expected)
+        torch.testing.assert_close(encoder(ecg)[0].mean(0), expected)
+
+
+def test_a_recording_without_padding_has_every_token_to_the_bit_whatever_stands_beside_it():
+    encoder, ecg = small(), torch.randn(2, 4, 400)
+    ecg[1, :, 110:] = 0
+    with torch.no_grad():
+        windows = encoder.window_tokens(ecg[0].unfold(1, 96, 76).transpose(0, 1))[:, 1:]
+        assert torch.equal(encoder(ecg[:1])[0], windows.flatten(0, 1))
+        assert torch.equal(encoder.pooled(ecg[:1])[0], windows.mean(1).sum(0) / 5)
+        torch.testing.assert_close(encoder.pooled(ecg)[0], encoder.pooled(ecg[:1])[0])
 
 
 def test_padding_gives_the_parameters_the_gradient_of_the_recording_alone():

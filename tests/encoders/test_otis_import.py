@@ -123,9 +123,9 @@ def test_what_is_missing_foreign_or_of_another_kind_is_named_and_nothing_is_load
     refused("missing blocks.1.attn.mha.in_proj_bias; unexpected nothing", state={"blocks.1.attn.mha.in_proj_bias": None})
     refused("unexpected blocks.0.adapter1.up_proj.bias;", state={"blocks.0.adapter1.up_proj.bias": torch.zeros(2)})
     refused(r"cls_token is \(1, 1, 20\), not \(1, 1, 24\)", state={"cls_token": torch.zeros(1, 1, 20)})
-    refused("MLPs of the kind swiglu, the encoder gelu; pass encoder.mlp=swiglu", published=encoder(0, mlp="swiglu"))
-    refused("MLPs of the kind gelu, the encoder swiglu; pass encoder.mlp=gelu", ours=encoder(1, mlp="swiglu"))
-    refused("width 384, the encoder 24; pass encoder.size=large", state={"cls_token": torch.zeros(1, 1, 384)})
+    refused("MLPs of the kind swiglu, the encoder gelu; pass --set encoder.mlp=swiglu", published=encoder(0, mlp="swiglu"))
+    refused("MLPs of the kind gelu, the encoder swiglu; pass --set encoder.mlp=gelu", ours=encoder(1, mlp="swiglu"))
+    refused("width 384, the encoder 24; pass --set encoder.size=large", state={"cls_token": torch.zeros(1, 1, 384)})
     refused("39 lead embeddings but no domain_offsets", domain_offsets=None)
     refused("39 lead embeddings but only eeg, nirs", domain_offsets={"nirs": 1, "eeg": 0})
     for offset in (30, -1, 1 << 40):
