@@ -279,6 +279,7 @@ def report(words: argparse.Namespace) -> str:
         f"every run: {complete} of {len(words.seeds)}; a row with another number says so",
         "- figures are means over training seeds; 95 % intervals resample the subjects of the test split and not the trainings; "
         "what each seed gave is in brackets",
+        *counted(words),
         *chosen_lines(choice),
         "",
     ]
@@ -297,6 +298,19 @@ def about(data: Path) -> str:
         f"training ECGs with one of {len(own)} studies; {len(ecgs)} test ECGs with a study, {len(studies)} test studies; "
         f"{views.mean():.1f} usable cines a study ({views.min()} to {views.max()})"
     )
+
+
+def counted(words: argparse.Namespace) -> list[str]:
+    """How many test ECGs each question was asked of."""
+    first = next((path for run in FIRST if (path := folder(words, run.name, words.seeds[0]) / "metrics.json").exists()), None)
+    if first is None:
+        return []
+    counts = json.loads(first.read_text())["data"]["counts"]["test"]
+    each = [f"{title}: {{}} of {{}}".format(*counts["tasks"][name]) for name, title in TASKS.items() if name in counts["tasks"]]
+    each += [
+        f"{TASKS[name]}: {', '.join(map(str, numbers))}" for name, numbers in counts.get("classes", {}).items() if name in TASKS
+    ]
+    return [f"- positives among the test ECGs with a label: {'; '.join(each)}"]
 
 
 def chosen_lines(choice: dict[str, Any]) -> list[str]:
