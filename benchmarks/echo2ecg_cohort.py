@@ -283,7 +283,7 @@ def report(words: argparse.Namespace) -> str:
         *chosen_lines(choice),
         "",
     ]
-    return "\n".join([*lines, *tables(words, done, runs)]) + "\n"
+    return "\n".join([*lines, *tables(words, done, runs), *view_table(words.data)]) + "\n"
 
 
 def about(data: Path) -> str:
@@ -427,6 +427,46 @@ def tables(words: argparse.Namespace, done: Done, runs: dict[str, Run]) -> list[
     lines += ["| trained as | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     lines += [line for line in beside(words, done, own, "own") if line.startswith("| chance")]
     lines += detail(words, done, rows, own)
+    return lines
+
+
+def view_table(data: Path) -> list[str]:
+    """What the teacher's vectors tell of a heart by themselves: all that an ECG could be taught."""
+    from sklearn.linear_model import RidgeCV
+
+    import embed_cache
+    from ecgecho import catalog
+
+    clips = catalog.read(named(data)).clips
+    view_of = dict(zip(clips["clip_id"].to_pylist(), clips["view"].to_pylist(), strict=True))
+    store = embed_cache.open(data / "echo.zarr")
+    features: dict[str, dict[str, F64]] = {}
+    measured = {}
+    names = sorted({view for view in view_of.values() if view})
+    for split in ("train", "test"):
+        _, studies = held_out(data, split)
+        whole = {k: s for k, s in studies.items() if sorted(view_of[c] for c in s[0]) == names}
+        ordered = [sorted(s[0], key=lambda clip: view_of[clip]) for s in whole.values()]
+        rows = store.rows([clip for clips in ordered for clip in clips])
+        vectors = store.read("moments", rows)[:, 0].astype(np.float64).reshape(len(whole), len(names), -1)
+        each = {f"{name} alone": vectors[:, k] for k, name in enumerate(names)}
+        features[split] = each | {"mean of all": vectors.mean(1), "all side by side": vectors.reshape(len(whole), -1)}
+        measured[split] = {label: np.array([s[1].get(label, np.nan) for s in whole.values()]) for label in PHENOTYPES}
+    lines = [
+        "",
+        "What the teacher's vectors tell by themselves: R2 on test studies of a ridge regression fitted on training studies",
+        "",
+    ]
+    lines += ["| views | " + " | ".join(PHENOTYPES.values()) + " |", "|---" * (len(PHENOTYPES) + 1) + "|"]
+    for name in features["train"]:
+        cells = []
+        for label in PHENOTYPES:
+            known = {split: np.isfinite(measured[split][label]) for split in measured}
+            x, y = ({k: v[k][of][known[k]] for k in known} for v, of in ((features, name), (measured, label)))
+            scale = x["train"].std(0) + 1e-8
+            model = RidgeCV(np.logspace(-2, 4, 13)).fit(x["train"] / scale, y["train"])
+            cells.append(f"{model.score(x['test'] / scale, y['test']):.2f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 
