@@ -478,6 +478,10 @@ def evaluate(
         list[str] | None,
         typer.Option("--labels-share", metavar="SHARE,...", help="Of the training labels, as 0.001,0.01,0.1,1 (default: 0.1,1)."),
     ] = None,
+    window_days: Annotated[
+        float | None,
+        typer.Option("--window-days", help="From an ECG to a study or measurement (default: as the run learnt)."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of the label shares.")] = 0,
     bootstraps: Annotated[int, typer.Option(min=10, help="Resamples of subjects behind an interval.")] = 1000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -494,6 +498,7 @@ def evaluate(
     result = story.evaluate(
         run, catalog=catalog, ecg=ecg, echo=echo or (), evals=evals or None, seed=seed, bootstraps=bootstraps, device=device,
         tasks=tasks or None, settings=sets or [], out=out, labels_share=_shares(labels_share or ["0.1,1"]),
+        window_days=window_days,
     )  # fmt: skip
     print(json.dumps(result, indent=1) if as_json else table(result))
     close("eval", out, {"rows": len(result["rows"])}, 0, time.monotonic() - began, "", quiet=as_json)

@@ -220,7 +220,7 @@ class Student:
             _kept(encoder, "forward") as tokens,
         ):
             embedding = _on_host(self.model.embed_ecg(ecg, lead_valid))  # type: ignore[operator]
-            if hasattr(self.model, "features"):
+            if hasattr(type(self.model), "features"):
                 features = own[-1] if own else self.model.features(ecg)  # type: ignore[operator]
             elif pooled:
                 features = pooled[-1]
@@ -277,7 +277,7 @@ def _sizes(run: Json, path: Path) -> MethodSizes:
 def _kept(owner: nn.Module, name: str) -> Iterator[list[Tensor]]:
     """What a method of a module gives while this lasts, where it has that method."""
     given: list[Tensor] = []
-    if not hasattr(owner, name):
+    if not hasattr(type(owner), name):
         yield given
         return
     own = getattr(owner, name)

@@ -37,7 +37,7 @@ from ecgecho import catalog as tables
 from ecgecho import config, embed, log, pairs, plugins, stats
 from ecgecho import tasks as questions
 from ecgecho.catalog import Catalog, subject_tag
-from ecgecho.data.examples import TOGETHER
+from ecgecho.data.examples import is_shown
 from ecgecho.data.sources import catalog_hash
 from ecgecho.data.tables import EchoTable, SignalTable
 from ecgecho.data.texts import key_of
@@ -86,7 +86,7 @@ def evaluate(
     labels_share: Sequence[float] = (0.1, 1.0),
     seed: int = 0,
     bootstraps: int = 1000,
-    window_days: float = pairs.WINDOW_DAYS,
+    window_days: float | None = None,
     tasks: Sequence[str] | None = None,
     settings: Sequence[str] = (),
     out: Path | None = None,
@@ -95,7 +95,8 @@ def evaluate(
     """Judge a run on the test split of its own catalogs, or of another; writes `out` (default `place`), gives the same.
 
     `tasks` are names that `tasks.find` or `tasks.CLASSES` knows; without, the usual ones and those of the run's own that these
-    catalogs know. `echo` are echo stores; without, a run judged on its own catalogs takes those it was trained on.
+    catalogs know. `echo` are echo stores; without, a run judged on its own catalogs takes those it was trained on. A study or a
+    measurement further than `window_days` from an ECG says nothing of it; without, the window that the run learnt with.
     `settings` are words such as "fine_tune.steps=40". All rows of the result are `EvalRow` without its arrays.
     """
     began = time.monotonic()
@@ -103,15 +104,22 @@ def evaluate(
     chosen = _chosen(evals, settings)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     student = embed.load(run, device=where)
+    window_days = student.recipe.data.window_days if window_days is None else window_days
+    pairs.check_window(window_days)
     catalogs, stores = _sources(student, catalog, ecg)
     notes = _refuse_leaks(student, catalogs)
     signals = student.open_signals(stores)
     wanted = tasks if tasks is not None else (*questions.to_judge(catalogs), *questions.known(student.tasks, catalogs))
     cohort = _cohort(catalogs, signals, *_questions(wanted, catalogs), window_days)
     log.say(f"judging {run.name} on {cohort.describe()}")
-    studies = _studies(student, catalogs, cohort, echo, elsewhere=catalog is not None, window_days=window_days)
+    studies: Studies | str = "no chosen evaluation asks for echo studies"
+    if any(getattr(plugins.load("evals", name), "NEEDS_STUDIES", False) for name in chosen):
+        studies = _studies(student, catalogs, cohort, echo, elsewhere=catalog is not None, window_days=window_days)
+    with_features = any(_asks_for_features(settled) for settled in chosen.values())
     shares = tuple(sorted(set(labels_share)))
-    inputs = _inputs(student, signals, cohort, studies, shares=shares, seed=seed, bootstraps=bootstraps)
+    inputs = _inputs(
+        student, signals, cohort, studies, with_features=with_features, shares=shares, seed=seed, bootstraps=bootstraps
+    )
 
     rows: list[EvalRow] = []
     with log.Bar("evaluations", len(chosen), unit="evals") as bar:
@@ -218,7 +226,9 @@ def _questions(names: Sequence[str], catalogs: Sequence[Catalog]) -> tuple[tuple
     """Each once."""
     once = list(dict.fromkeys(names))
     classes = tuple(questions.CLASSES[name] for name in once if name in questions.CLASSES)
-    return tuple(questions.find(name, catalogs) for name in once if name not in questions.CLASSES), classes
+    return tuple(
+        questions.find(name, catalogs, list(questions.CLASSES)) for name in once if name not in questions.CLASSES
+    ), classes
 
 
 def _check_shares(shares: Sequence[float]) -> None:
@@ -337,9 +347,25 @@ def _studies(
     if elsewhere and not echo:
         return "no echo store of this catalog was given; name it with --echo"
     stores = list(echo) or student.source_paths("echos")
-    gone = [path for path in stores if not str(path).startswith(("s3:", "gs:")) and not path.exists()]
+    gone = [path for path in stores if not embed_cache.is_remote(path) and not path.exists()]
     if gone and not echo:
         return "the echo stores that the run was trained on are not there; name them with --echo"
+    try:
+        found = _embedded(student, catalogs, cohort, stores, window_days)
+    except (UserError, embed_cache.StoreError, OSError) as error:
+        if echo:
+            raise
+        return f"the run's own echo stores cannot be used: {error}"
+    given = () if isinstance(found, str) else (found.inputs.mean, found.inputs.logvar)
+    if not all(np.isfinite(each).all() for each in given if each is not None):
+        raise UserError(f"{student.path} gives embeddings of studies that are not finite; its training diverged.")
+    return found
+
+
+def _embedded(
+    student: Student, catalogs: Sequence[Catalog], cohort: Cohort, stores: Sequence[Path], window_days: float
+) -> Studies | str:
+    """Those of these stores."""
     table = student.open_echo(stores)
     people = {person: number for number, person in enumerate(cohort.people)}
     ids: list[str] = []
@@ -361,8 +387,6 @@ def _studies(
         return "the echo stores hold no usable cine of a study of the test split"
     of_ecg[cohort.split != "test"] = -1
     mean, logvar = student.embed_studies(table, rows)
-    if not np.isfinite(mean).all() or (logvar is not None and not np.isfinite(logvar).all()):
-        raise UserError(f"{student.path} gives embeddings of studies that are not finite; its training diverged.")
     measured = {label: np.concatenate(parts) for label, parts in values.items()}
     phenotypes = tuple(
         Phenotype(name=label, title=title, unit=unit, values=measured[label])
@@ -381,9 +405,7 @@ def _cines(student: Student, catalog: Catalog, table: EchoTable) -> tuple[dict[s
     columns = ("clip_id", "study_id", "subject_id", "kind", "view")
     for clip_id, study_id, subject_id, kind, view in zip(*(catalog.clips[c].to_pylist() for c in columns), strict=True):
         row = table.rows.get(clip_id)
-        if row is None or subject_id not in test or kind not in (None, "b_mode") or study_id is None:
-            continue
-        if wanted not in TOGETHER and (view or table.view_of_row(row)) != wanted:
+        if row is None or subject_id not in test or not is_shown(wanted, kind, view, row, table.view_of_row):
             continue
         found.setdefault(study_id, []).append(row)
         owner[study_id] = subject_id
@@ -427,16 +449,23 @@ def _inputs(
     cohort: Cohort,
     studies: Studies | str,
     *,
+    with_features: bool,
     shares: tuple[float, ...],
     seed: int,
     bootstraps: int,
 ) -> EvalInputs:
     """Everything embedded once."""
-    mean, logvar = student.embed_rows(signals, cohort.row)
-    if not np.isfinite(mean).all() or (logvar is not None and not np.isfinite(logvar).all()):
-        raise UserError(f"{student.path} gives embeddings that are not finite; its training diverged.")
-    floor_mean, _ = Student.random(student, seed).embed_rows(signals, cohort.row)
     values: dict[str, Any] = {}
+    floor = Student.random(student, seed)
+    if with_features:
+        mean, logvar, values["features"] = student.embed_rows_and_features(signals, cohort.row)
+        floor_mean, _, values["floor_features"] = floor.embed_rows_and_features(signals, cohort.row)
+    else:
+        mean, logvar = student.embed_rows(signals, cohort.row)
+        floor_mean, _ = floor.embed_rows(signals, cohort.row)
+    given = (mean, logvar, values.get("features"))
+    if not all(np.isfinite(each).all() for each in given if each is not None):
+        raise UserError(f"{student.path} gives embeddings that are not finite; its training diverged.")
     absent = {
         "text": f"{student.recipe.method_name} was trained without text",
         "supervised": f"{student.recipe.method_name} predicts no labels",
@@ -645,6 +674,12 @@ def _chosen(evals: Sequence[str] | None, settings: Sequence[str]) -> dict[str, A
         if word.partition(".")[0] not in result:
             raise UsageError(f"{word!r} sets nothing.{plugins.near_miss(word.partition('.')[0], list(result))}")
     return result
+
+
+def _asks_for_features(settled: Any) -> bool:
+    """Whether a configuration, or one within it, says that it looks at features."""
+    within = [getattr(settled, f.name) for f in dataclasses.fields(settled)]
+    return getattr(settled, "on", "") == "features" or any(_asks_for_features(c) for c in within if dataclasses.is_dataclass(c))
 
 
 # What is written

@@ -79,13 +79,13 @@ def class_answers(catalog: Catalog, ecg_ids: Sequence[str], classes: Classes, wi
     return np.where(true.any(0), true.argmax(0), -1).astype(np.int64)
 
 
-def find(name: str, catalogs: Sequence[Catalog] = ()) -> Task:
-    """The task of that name, or the question that a 0/1 label of these catalogs is."""
+def find(name: str, catalogs: Sequence[Catalog] = (), also: Sequence[str] = ()) -> Task:
+    """The task of that name, or the question that a 0/1 label of these catalogs is; `also` are names that may have been meant."""
     if name in TASKS:
         return TASKS[name]
     labels = sorted({label for catalog in catalogs for label in label_names(catalog)})
     if name not in labels:
-        raise UsageError(f"there is no task {name!r}, and no label of that name.{nearest(name, [*TASKS, *labels])}")
+        raise UsageError(f"there is no task {name!r}, and no label of that name.{nearest(name, [*TASKS, *also, *labels])}")
     return Task(name=name, label=name, op=">=", threshold=1.0, unit="", title=name)
 
 

@@ -340,7 +340,8 @@ class Method(Protocol):
         """Called once after every optimiser step."""
 
     # Where it learns from echo: `embed_study(views: Block) -> Embedding` of ragged views (V, 2, D) with `start` (M + 1,), and
-    # `takes_views = True` where `forward` takes them too (data.views=all).
+    # `takes_views = True` where `forward` takes them too (data.views=all). Where its heads read something else than the mean of
+    # the encoder's tokens: `features(ecg) -> (B, W)`, which `embed_ecg` calls.
 
 
 class Encoder(Protocol):
@@ -478,6 +479,9 @@ class EvalInputs:
     """Prompts -> (n, D) means."""
     floor_mean: F32 | None = None
     """(N, D) of the same architecture, randomly initialised."""
+    features: F32 | None = None
+    """(N, W) pooled tokens that the method's heads read; None where no evaluation asked for them (`Config.on = "features"`)."""
+    floor_features: F32 | None = None
     predictions: Mapping[str, F32] = field(default_factory=dict)
     """Task name -> (N,) logits of a supervised run."""
     fine_tune: FineTune | None = None
@@ -525,7 +529,10 @@ class FineTune(Protocol):
 
 
 class Evaluation(Protocol):
-    """One question asked of frozen embeddings. Its module has `Config` and `build(config)`."""
+    """One question asked of frozen embeddings. Its module has `Config` and `build(config)`.
+
+    `NEEDS_STUDIES = True` in the module asks for `EvalInputs.studies`, `on="features"` in a Config for `EvalInputs.features`.
+    """
 
     def run(self, inputs: EvalInputs) -> list[EvalRow]:
         """Rows of the table; what the run cannot do is a row with a reason."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 
 from ecgecho import stats
 from ecgecho.types import I64, Classes, EvalInputs, EvalRow
 
+On = Literal["embedding", "features"]
 Scorer = Callable[[stats.Floats, I64, I64, I64, I64], stats.F64]
 """Features (N, D), labels (N,), rows to fit on, validation rows, rows to score (n,) -> (n,) of two classes, (C, n) of more."""
 
@@ -38,6 +41,15 @@ class Question:
         return np.flatnonzero((inputs.split == split) & (self.y >= 0))
 
 
+def seen(inputs: EvalInputs, on: On) -> tuple[stats.Floats | str, stats.Floats | None]:
+    """What is fitted on (N, D), or why it is not there; and the same of the floor."""
+    if on == "embedding":
+        return inputs.mean, inputs.floor_mean
+    if inputs.features is None:
+        return inputs.absent.get("features", "what the heads read was not handed in"), None
+    return inputs.features, inputs.floor_features
+
+
 def questions(inputs: EvalInputs) -> list[Question]:
     """All that is asked: the tasks, then the classes."""
     two = [Question(name=task.name, y=inputs.labels[task.name]) for task in inputs.tasks]
@@ -45,21 +57,23 @@ def questions(inputs: EvalInputs) -> list[Question]:
 
 
 def rows_of(
-    inputs: EvalInputs, *, evaluation: str, floor: str, draws: int, scorer: Scorer, least: int = 1, note: str = ""
+    inputs: EvalInputs, *, evaluation: str, floor: str, on: On, draws: int, scorer: Scorer, least: int = 1, note: str = ""
 ) -> list[EvalRow]:
     """Every question at every share: its rows, and those of the floor under that name; or one with the reason."""
-    result = []
+    result: list[EvalRow] = []
+    features, untrained = seen(inputs, on)
     for question in questions(inputs):
         metric = "auroc" if question.classes is None else "macro_auroc"
         rows = question.known(inputs, "test")
         for share in inputs.shares:
-            judged = judge(inputs, inputs.mean, question, rows, share=share, draws=draws, scorer=scorer, least=least)
+            fitted = partial(judge, inputs, question=question, rows=rows, share=share, draws=draws, scorer=scorer, least=least)
+            judged = features if isinstance(features, str) else fitted(features=features)
             if isinstance(judged, str):
                 result.append(stats.no_row(evaluation, question.name, metric, judged, share=share, n=len(rows)))
                 continue
             base = None
-            if inputs.floor_mean is not None:
-                found = judge(inputs, inputs.floor_mean, question, rows, share=share, draws=draws, scorer=scorer, least=least)
+            if untrained is not None:
+                found = fitted(features=untrained)
                 base = None if isinstance(found, str) else found
             result += _rows(inputs, question, rows, judged, base, evaluation=evaluation, share=share, note=note)
             if base is not None:

@@ -1,14 +1,15 @@
 """Nearest neighbours: the vote of the five training ECGs whose frozen embeddings lie nearest, at shares of the training labels.
 
 What Echo2ECG reports as its probe (shared/models/linear_probing/LinearProbe.py): the score is the share of the k neighbours that
-are positive, so it has k + 1 values and many ECGs are equal; they count half in the AUROC. Embeddings are taken as they are, by
-Euclidean distance, as published; `metric=cosine` forgets their length. Of equally near neighbours the first in the order of ids
-votes. How a share is drawn, and what the floor is, says `_shares.py`.
+are positive, so it has k + 1 values and many ECGs are equal; they count half in the AUROC. As published are `on=features`, what
+the method's heads read, as it is, and the Euclidean distance; `metric=cosine` forgets lengths, which embeddings of length one do
+not have. Of equally near neighbours the first in the order of ids votes. How a share is drawn, and what the floor is, says
+`_shares.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -29,6 +30,8 @@ class Config:
     """"euclidean" is what was published; "cosine" is how a student is taught that lengths say nothing."""
     draws: int = 5
     """How often a share below 100 % is drawn."""
+    on: _shares.On = field(default="embedding", metadata={"omit_default": True})
+    """"embedding" is what is searched with; "features" is what was published: the pooled tokens that the method's heads read."""
 
 
 def build(config: Config) -> Knn:
@@ -44,9 +47,9 @@ class Knn:
 
     def run(self, inputs: EvalInputs) -> list[EvalRow]:
         """Three rows a task and share, two of several classes, or one with the reason."""
-        k, metric = self.config.k, self.config.metric
-        scorer = partial(_scores, k=k, metric=metric)
-        return _shares.rows_of(inputs, evaluation="knn", floor="floor.knn", draws=self.config.draws, scorer=scorer, least=k)
+        k, own = self.config.k, self.config
+        scorer = partial(_scores, k=k, metric=own.metric)
+        return _shares.rows_of(inputs, evaluation="knn", floor="floor.knn", on=own.on, draws=own.draws, scorer=scorer, least=k)
 
 
 def votes(features: stats.Floats, y: I64, train: I64, judge: I64, *, k: int, metric: Literal["euclidean", "cosine"]) -> stats.F64:

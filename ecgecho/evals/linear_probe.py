@@ -7,7 +7,7 @@ is, says `_shares.py`. Several classes share one softmax and are not asked one b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -28,6 +28,8 @@ class Config:
     costs: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     """Inverse strengths of the L2 penalty to choose from, ascending."""
     max_iterations: int = 1000
+    on: _shares.On = field(default="embedding", metadata={"omit_default": True})
+    """"embedding" is what is searched with; "features" is what was published: the pooled tokens that the method's heads read."""
 
 
 def build(config: Config) -> LinearProbe:
@@ -43,14 +45,16 @@ class LinearProbe:
 
     def run(self, inputs: EvalInputs) -> list[EvalRow]:
         """Three rows a task and share, two of several classes, or one with the reason."""
-        scorer = partial(_scores, config=self.config)
-        return _shares.rows_of(inputs, evaluation="linear_probe", floor="floor", draws=self.config.draws, scorer=scorer)
+        own = self.config
+        scorer = partial(_scores, config=own)
+        return _shares.rows_of(inputs, evaluation="linear_probe", floor="floor", on=own.on, draws=own.draws, scorer=scorer)
 
 
-def probe(
-    inputs: EvalInputs, features: stats.Floats, task: str, rows: I64, *, share: float, config: Config
-) -> stats.Scored | str:
-    """Scores of `rows` by probes on `features` (N, D) of the training split; or the reason why there are none."""
+def probe(inputs: EvalInputs, task: str, rows: I64, *, share: float, config: Config) -> stats.Scored | str:
+    """Scores of `rows` by probes on the training split; or the reason why there are none."""
+    features, _ = _shares.seen(inputs, config.on)
+    if isinstance(features, str):
+        return features
     question = _shares.Question(name=task, y=inputs.labels[task])
     scorer = partial(_scores, config=config)
     judged = _shares.judge(inputs, features, question, rows, share=share, draws=config.draws, scorer=scorer)

@@ -30,6 +30,7 @@ from ecgecho import stats
 from ecgecho.evals.retrieval import none_drawn
 from ecgecho.types import I64, EvalInputs, EvalRow, StudyInputs
 
+NEEDS_STUDIES = True
 NAME, ORACLE = "phenotype_retrieval", "phenotype_retrieval.oracle"
 _CHUNK = 1 << 22  # likenesses held at once
 

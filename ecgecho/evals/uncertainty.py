@@ -50,9 +50,7 @@ class Uncertainty:
             direct = zero_shot.scores(inputs, task.name, self.config.zero_shot.prompts)
             judged = {
                 "zero_shot": direct if isinstance(direct, str) else stats.Scored(scores=direct[None, rows], cuts=(0.0,)),
-                "linear_probe": linear_probe.probe(
-                    inputs, inputs.mean, task.name, rows, share=1.0, config=self.config.linear_probe
-                ),
+                "linear_probe": linear_probe.probe(inputs, task.name, rows, share=1.0, config=self.config.linear_probe),
             }
             for name, scored in judged.items():
                 label = Label(evaluation=f"uncertainty.{name}", task=task.name, share=1.0 if name == "linear_probe" else None)

@@ -264,6 +264,23 @@ def test_below_all_labels_the_score_is_the_mean_over_draws_whose_range_is_told()
             assert row.draws_low + row.draws_high == pytest.approx(2 * row.value)
 
 
+@pytest.mark.parametrize("name", [*FITTED, "uncertainty"])
+def test_features_are_looked_at_instead_of_embeddings_when_that_is_asked(name):
+    given = inputs_of("knn", shuffled=name == "uncertainty")
+    module, inner = plugins.load("evals", name), "linear_probe." if name == "uncertainty" else ""
+    asked = module.build(config.override(module.Config(), [f"{inner}on=features"]))
+    blind = dataclasses.replace(given, mean=np.zeros_like(given.mean), floor_mean=None)
+    usual = {(r.evaluation, r.task, r.metric, r.share, r.subset): r.value for r in module.build(module.Config()).run(given)}
+    found = {(r.evaluation, r.task, r.metric, r.share, r.subset): r for r in asked.run(
+        dataclasses.replace(blind, features=given.mean, floor_features=given.floor_mean)
+    )}  # fmt: skip
+    own = [key for key in usual if key[0] in (name, "floor", "floor.knn", "uncertainty.linear_probe")]
+    assert own
+    assert [found[key].value for key in own] == [usual[key] for key in own]
+    absent = asked.run(dataclasses.replace(blind, absent={"features": "none here"}))
+    assert {row.reason for row in absent if row.evaluation in (name, "uncertainty.linear_probe")} == {"none here"}
+
+
 @pytest.mark.parametrize("name", FITTED)
 def test_a_share_that_holds_less_than_one_of_each_class_is_a_reason(name):
     rows = rows_of(name, inputs(shares=(0.004, 0.009)))

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))  # the world of random data that training is tested on
 
@@ -17,6 +19,7 @@ from tiny_world import make_world, quick_recipe
 
 from ecgecho import catalog as tables
 from ecgecho import embed, evaluate, stats
+from ecgecho.cli import app
 from ecgecho.report.tables import compare, table
 from ecgecho.train import train
 from ecgecho.types import UsageError, UserError
@@ -84,6 +87,8 @@ def test_other_questions_are_judged_when_they_are_asked(place, tmp_path):
     assert {row["task"] for row in rows_of(result, "linear_probe")} == set(asked)
     with pytest.raises(UsageError, match="Did you mean 'lvef_40_50'"):
         evaluate.evaluate(place / "student", tasks=["lvef_40_55"], out=tmp_path / "m.json")
+    with pytest.raises(UsageError, match="Did you mean 'lvef_3'"):
+        evaluate.evaluate(place / "student", tasks=["lvef3"], out=tmp_path / "m.json")
 
 
 def test_ecgs_and_studies_of_the_test_split_ask_for_each_other(place, judged):
@@ -120,6 +125,115 @@ def test_elsewhere_studies_are_asked_when_their_store_is_named(place, tmp_path):
     foreign = make_world(tmp_path / "f", subjects=20, family="other", weights_sha256="1" * 64)
     with pytest.raises(UserError, match="weights_sha256"):
         evaluate.evaluate(place / "student", out=tmp_path / "m.json", **{**there, "echo": [foreign.echo]})
+
+
+def changed(run, to, change):
+    """A copy of a run with another run.json, whose sources stay where they are."""
+    shutil.copytree(run, to)
+    facts = json.loads((run / "run.json").read_text())
+    facts["paths"] = {kind: [str((run / path).resolve()) for path in paths] for kind, paths in facts["paths"].items()}
+    change(facts)
+    (to / "run.json").write_text(json.dumps(facts))
+    return to
+
+
+def damaged(store):
+    for path in store.rglob("*"):
+        if path.is_file() and path.stat().st_size > 100:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda root: root / "gone.zarr", "are not there"),
+        (lambda root: make_world(root, subjects=20, weights_sha256="1" * 64).echo, "weights_sha256"),
+        (lambda root: (echo := make_world(root, subjects=20).echo, damaged(echo))[0], "cannot be used"),
+    ],
+    ids=["gone", "another teacher", "damaged"],
+)
+def test_echo_stores_that_cannot_be_used_are_a_reason_where_they_are_asked_for(place, tmp_path, harm, said):
+    echo = harm(tmp_path / "w")
+    run = changed(place / "student", tmp_path / "run", lambda facts: facts["paths"].update(echos=[str(echo)]))
+    result = evaluate.evaluate(run, evals=["knn", "phenotype_retrieval"], labels_share=(1.0,), bootstraps=10)
+    (row,) = rows_of(result, "phenotype_retrieval")
+    assert said in row["reason"]
+    assert rows_of(result, "knn")[0]["value"] is not None
+    with pytest.raises(ValueError, match=r"."):  # what was named by hand has to do
+        evaluate.evaluate(run, evals=["phenotype_retrieval"], echo=[echo], bootstraps=10)
+
+
+LOOKS_AT_STUDIES = '''"""How many studies there are."""
+from dataclasses import dataclass
+from ecgecho.types import EvalRow
+NEEDS_STUDIES = {needs}
+@dataclass(frozen=True)
+class Config: pass
+class Count:
+    def run(self, inputs):
+        return [EvalRow(evaluation="count", task="", metric="n", value=inputs.studies and float(len(inputs.studies.mean)))]
+def build(config): return Count()
+'''
+
+
+def test_studies_are_embedded_only_for_an_evaluation_that_needs_them(place, tmp_path, judged, monkeypatch):
+    (tmp_path / "needs.py").write_text(LOOKS_AT_STUDIES.format(needs=True))
+    (tmp_path / "not.py").write_text(LOOKS_AT_STUDIES.format(needs=False))
+    there = {"out": tmp_path / "m.json", "bootstraps": 20}
+    one = evaluate.evaluate(place / "student", evals=[str(tmp_path / "needs.py")], **there)
+    assert one["rows"][0]["value"] == judged["student"]["data"]["studies"]["studies"]
+    monkeypatch.setattr(embed.Student, "open_echo", None)
+    other = evaluate.evaluate(place / "student", evals=[str(tmp_path / "not.py")], **there)
+    assert other["rows"][0]["value"] is None
+    assert "studies" not in other["data"]
+
+
+def test_a_study_further_than_the_runs_own_window_says_nothing(place, tmp_path):
+    def week(facts):
+        facts["identity"]["recipe"]["data"]["window_days"] = 7.0
+
+    run = changed(place / "student", tmp_path / "run", week)
+    world = make_world(tmp_path / "w", subjects=60, family="other", seed=1)
+    pairs = pq.read_table(world.catalog / "pairs.parquet")
+    at = pairs.column_names.index("gap_days")
+    far = [gap and (20.0 if k % 4 else 1.0) for k, gap in enumerate(pairs["gap_days"].to_pylist())]
+    pq.write_table(pairs.set_column(at, pairs.schema.field(at), pa.array(far, pairs.schema.field(at).type)), tmp_path / "p")
+    shutil.copy(tmp_path / "p", world.catalog / "pairs.parquet")
+    there = {"catalog": world.catalog, "ecg": world.ecg, "echo": [world.echo], "evals": ["phenotype_retrieval"], "bootstraps": 10}
+    ecgs = {}
+    for days in (None, 7.0, 30.0):
+        data = evaluate.evaluate(run, window_days=days, out=tmp_path / "m.json", **there)["data"]
+        ecgs[days] = data["studies"]["ecgs"]
+        assert data["window_days"] == (days or 7.0)
+    assert 0 < ecgs[None] == ecgs[7.0] < ecgs[30.0]
+    with pytest.raises(UsageError, match=r"the window is 0\.1 days"):
+        evaluate.evaluate(run, window_days=0.1, **there)
+
+
+def test_the_command_takes_a_window(place, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def see(run, **how):
+        raise Seen(how["window_days"])
+
+    monkeypatch.setattr(evaluate, "evaluate", see)
+    for words, days in (([], None), (["--window-days", "7.5"], 7.5)):
+        done = CliRunner().invoke(app, ["eval", str(place / "student"), *words])
+        assert isinstance(done.exception, Seen), done.output
+        assert done.exception.args == (days,)
+
+
+def test_features_are_fitted_on_when_they_are_asked_for(place, tmp_path):
+    there = {"evals": ["knn"], "labels_share": (1.0,), "bootstraps": 10, "out": tmp_path / "m.json"}
+    usual = evaluate.evaluate(place / "student", **there)
+    result = evaluate.evaluate(place / "student", settings=["knn.on=features"], **there)
+    assert "on" not in usual["evals"]["knn"]
+    assert result["evals"]["knn"]["on"] == "features"
+    for name in ("knn", "floor.knn"):
+        values = [[row["value"] for row in rows_of(each, name)] for each in (usual, result)]
+        assert len(values[0]) == len(values[1]) > 0
+        assert values[0] != values[1]
 
 
 def test_shares_of_the_labels_stand_side_by_side(place, tmp_path):
@@ -285,8 +399,6 @@ def test_a_cohort_without_measurements_and_reports_is_refused_and_without_measur
         assert row["value"] is not None or row["reason"]
     table(result)
     pairs = pq.read_table(world.catalog / "pairs.parquet").to_pylist()
-    import pyarrow as pa
-
     schema = tables.SCHEMAS["pairs"]
     pq.write_table(
         pa.Table.from_pylist([{**row, "text_id": None, "study_id": None} for row in pairs], schema=schema),
