@@ -1,4 +1,6 @@
-"""Augmentation of normalised ECGs on the device; random numbers come from (seed, step), so a resumed run draws the same.
+"""Augmentation of normalised ECGs on the device, and crops of what the store holds.
+
+Random numbers come from (seed, step), so a resumed run draws the same.
 
 `light` is ours. `otis` (1 to 3) and `echo2ecg` (1 to 5) are the published ones, in their order, each drawn by ECG:
 
@@ -49,10 +51,11 @@ def light(ecg: Tensor, lead_valid: Tensor, seed: int) -> Tensor:
     return torch.where(inside & kept & lead_valid[:, :, None], noisy, torch.zeros((), device=ecg.device))
 
 
-def otis(ecg: Tensor, lead_valid: Tensor, seed: int, *, flips: bool = False) -> Tensor:
+def otis(ecg: Tensor, lead_valid: Tensor, seed: int, *, recorded: Tensor, flips: bool = False) -> Tensor:
     """(B, C, L), (B, C) -> (B, C, L): the published augmentation; with `flips` all five steps, in their order.
 
-    Invalid leads and the zeros after a recording stay zero.
+    `recorded` (B,) is `extent` of the signal before it was normalised. Invalid leads stay zero, and what follows a recording
+    stays as it is, whatever the normaliser made of its zeros: an encoder may know it by its value. The flips move and turn it.
     """
     random = torch.Generator(ecg.device).manual_seed(seed)
     b, _, length = ecg.shape
@@ -60,13 +63,14 @@ def otis(ecg: Tensor, lead_valid: Tensor, seed: int, *, flips: bool = False) -> 
     def drawn(chance: float) -> Tensor:
         return torch.rand((b, 1, 1), generator=random, device=ecg.device) < chance
 
-    recorded = torch.arange(length, device=ecg.device) < _extent(ecg)[:, None, None]
+    padding = torch.arange(length, device=ecg.device) >= recorded[:, None, None]
     turns = torch.rand((b, 1, length // 2 + 1), generator=random, device=ecg.device)
     result = torch.where(drawn(SURROGATE_CHANCE), surrogate(ecg, turns), ecg)
-    # What turned phases move into the zeros after a recording is no signal; an encoder may know these zeros by their value.
-    result = torch.where(recorded & lead_valid[:, :, None], result, torch.zeros((), device=ecg.device))
     result = result * (1 + JITTER * torch.randn(ecg.shape, generator=random, device=ecg.device))
     result = result * (1 + RESCALING * torch.randn((b, 1, 1), generator=random, device=ecg.device))
+    # What turned phases move behind a recording is no signal.
+    result = torch.where(padding, ecg, result)
+    result = torch.where(lead_valid[:, :, None], result, torch.zeros((), device=ecg.device))
     if flips:
         result = torch.where(drawn(FLIP_CHANCE), result.flip(2), result)
         result = torch.where(drawn(FLIP_CHANCE), -result, result)
@@ -88,22 +92,23 @@ def surrogate(ecg: Tensor, turns: Tensor) -> Tensor:
 def crop(ecg: Tensor, samples: int, seed: int) -> Tensor:
     """(B, C, L) -> (B, C, samples): a stretch of each ECG from a random start, the same in all leads.
 
-    Without the zeros after a recording, as far as it is long enough. The whole where `samples` is 0 or L.
+    Of the signal before it is normalised: without the zeros after a recording, as far as it is long enough. The whole where
+    `samples` is 0 or L.
     """
     length = ecg.shape[-1]
     assert samples <= length, f"{samples} of {length} samples"
     if samples in (0, length):
         return ecg
     random = torch.Generator(ecg.device).manual_seed(seed ^ CROP_STREAM)
-    starts = (_extent(ecg) - samples).clamp_min(0) + 1
+    starts = (extent(ecg) - samples).clamp_min(0) + 1
     uniform = torch.rand(len(ecg), generator=random, device=ecg.device, dtype=torch.float64)
     start = (uniform * starts).long()
     source = start[:, None, None] + torch.arange(samples, device=ecg.device)
     return ecg.gather(2, source.expand(len(ecg), ecg.shape[1], samples))
 
 
-def _extent(ecg: Tensor) -> Tensor:
-    """(B,) samples up to the last one that is not 0 in all leads."""
+def extent(ecg: Tensor) -> Tensor:
+    """(B,) samples up to the last one that is not 0 in all leads; of the signal before it is normalised."""
     some = (ecg != 0).any(1)
     places = torch.arange(1, ecg.shape[-1] + 1, device=ecg.device)
     return (some * places).amax(1)

@@ -125,9 +125,10 @@ class Batches:
         augment_seed: int | None,
     ) -> Batch:  # fmt: skip
         signal, lead_valid = self.signals.take(examples.row[ecgs])
-        ecg = self.normaliser(signal, lead_valid)
-        if augment_seed is not None:
-            ecg = self._varied(ecg, lead_valid, hash_step(augment_seed, self.seed, self.rank))
+        if augment_seed is None:
+            ecg = self.normaliser(signal, lead_valid)
+        else:
+            ecg = self._varied(signal, lead_valid, hash_step(augment_seed, self.seed, self.rank))
         study = np.full(len(ecgs), -1, np.int64)
         study[echo_row] = studies
         text = examples.text[ecgs]
@@ -143,14 +144,17 @@ class Batches:
             labels_valid=torch.from_numpy(examples.labels_valid[ecgs]).to(self.device) if "labels" in self.needs else None,
         )
 
-    def _varied(self, ecg: Tensor, lead_valid: Tensor, seed: int) -> Tensor:
-        """ECGs as a training step sees them, (B, C, L) -> (B, C, crop_samples or L)."""
-        ecg = augment.crop(ecg, self.options.crop_samples, seed)
+    def _varied(self, signal: Tensor, lead_valid: Tensor, seed: int) -> Tensor:
+        """ECGs of the store, normalised and as a training step sees them, (B, C, L) -> (B, C, crop_samples or L)."""
+        signal = torch.where(lead_valid[:, :, None], signal, torch.zeros((), device=signal.device))
+        signal = augment.crop(signal, self.options.crop_samples, seed)  # the normaliser takes each sample by itself
+        ecg = self.normaliser(signal, lead_valid)
         if self.options.augment == "light":
             return augment.light(ecg, lead_valid, seed)
         if self.options.augment == "none":
             return ecg
-        return augment.otis(ecg, lead_valid, seed, flips=self.options.augment == "echo2ecg")
+        flips = self.options.augment == "echo2ecg"
+        return augment.otis(ecg, lead_valid, seed, recorded=augment.extent(signal), flips=flips)
 
     def _texts(self, text: I64) -> Block | None:
         row = np.flatnonzero(text >= 0)

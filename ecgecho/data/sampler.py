@@ -274,5 +274,5 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def _slice(count: int, rank: int, ranks: int) -> slice:
-    """The even share of a rank; where they cannot be equal, the first ranks have one more."""
+    """The even share of a rank; where they cannot be equal some ranks have one more, the last always."""
     return slice(*(count * r // ranks for r in (rank, rank + 1)))
