@@ -355,7 +355,10 @@ def _studies(
     except (UserError, embed_cache.StoreError, OSError) as error:
         if echo:
             raise
-        return f"the run's own echo stores cannot be used: {error}"
+        said = str(error)
+        for path in (*stores, student.path):  # which metrics.json tells nobody
+            said = said.replace(str(path.resolve()), path.name).replace(str(path), path.name)
+        return f"the run's own echo stores cannot be used: {said}"
     given = () if isinstance(found, str) else (found.inputs.mean, found.inputs.logvar)
     if not all(np.isfinite(each).all() for each in given if each is not None):
         raise UserError(f"{student.path} gives embeddings of studies that are not finite; its training diverged.")

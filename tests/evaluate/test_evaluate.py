@@ -158,6 +158,7 @@ def test_echo_stores_that_cannot_be_used_are_a_reason_where_they_are_asked_for(p
     result = evaluate.evaluate(run, evals=["knn", "phenotype_retrieval"], labels_share=(1.0,), bootstraps=10)
     (row,) = rows_of(result, "phenotype_retrieval")
     assert said in row["reason"]
+    assert str(tmp_path) not in json.dumps(result)
     assert rows_of(result, "knn")[0]["value"] is not None
     with pytest.raises(ValueError, match=r"."):  # what was named by hand has to do
         evaluate.evaluate(run, evals=["phenotype_retrieval"], echo=[echo], bootstraps=10)
