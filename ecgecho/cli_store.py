@@ -338,6 +338,8 @@ def _views(catalog: Catalog, kind: str) -> dict[str, str]:
 
 
 def _info_lines(found: Mapping[str, Any], catalog: Catalog | None) -> list[str]:
+    from ecgecho.export import licence_of
+
     lines = [f"{found['path']}: {'store' if found['complete'] else 'UNFINISHED store'} of kind {found.get('kind', 'unknown')}"]
 
     def tell(name: str, value: str) -> None:
@@ -352,8 +354,7 @@ def _info_lines(found: Mapping[str, Any], catalog: Catalog | None) -> list[str]:
     columns = [f"{c['name']} {c['dtype']} {c['shape']}{' ragged' if c['ragged'] else ''}" for c in found.get("columns", ())]
     tell("columns", "; ".join(columns))
     tell("made by", _maker(found.get("identity", {})))
-    teacher = found.get("identity", {}).get("teacher")
-    tell("licence", str(teacher.get("licence", "")) if isinstance(teacher, dict) else "")
+    tell("licence", licence_of(found.get("identity", {})))
     for number, segment in enumerate(found["segments"]):
         tell(f"segment {number}", f"{segment['rows']} rows in {segment['parts']} parts; {_provenance(segment['provenance'])}")
     if found["open_segment"] is not None:

@@ -119,15 +119,21 @@ class _LiveRows:
         return made
 
 
+def licence_of(identity: Mapping[str, Any]) -> str:
+    """What the teacher's weights allow of a store's rows, and behind it what those of its views allow; "" where unknown."""
+    teacher = identity.get("teacher")
+    told = [str(teacher.get(name, "")) for name in ("licence", "view_licence")] if isinstance(teacher, dict) else []
+    return "; views: ".join(text for text in told if text)
+
+
 def _about(store: embed_cache.EmbeddingStore) -> Json:
     manifest = store.manifest
-    teacher = manifest.identity.get("teacher")
     return {
         "format": EXPORT_FORMAT,
         "version": EXPORT_VERSION,
         "kind": manifest.kind,
         "identity": manifest.identity,
-        "licence": str(teacher.get("licence", "")) if isinstance(teacher, dict) else "",
+        "licence": licence_of(manifest.identity),
         "columns": [column.to_json() for column in manifest.columns],
         "counts": list(manifest.counts),
         "content_hash": store.content_hash(),

@@ -194,11 +194,13 @@ class TeacherSpec:
     """T of unit "clip"."""
     clips: int = field(default=1, metadata={"omit_default": True})
     """Clips taken from a cine, at even distances; 1 is the first."""
-    short: Literal["", "zero_pre", "zero_post", "repeat_last", "loop"] = field(default="", metadata={"omit_default": True})
-    """A cine with too few frames for a clip: zeros before or after normalisation, its last frame again, or from the start."""
+    short: Literal["", "zero_pre", "zero_post", "repeat_last"] = field(default="", metadata={"omit_default": True})
+    """A cine with too few frames for a clip: zeros before or after normalisation, or its last frame again."""
     view_names: tuple[str, ...] = field(default=(), metadata={"omit_default": True})
     """Views that the teacher tells apart; then `TeacherOutput.aux["view"]` (N, K) are their probabilities, and a store has the
     column `view` (K,), the mean over the cine's clips."""
+    view_licence: str = field(default="", metadata={"omit_default": True})
+    """Of the column `view`, where a network of its own makes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +242,9 @@ class Teacher(Protocol):
 
     def to(self, device: str) -> Teacher:
         """The teacher on `device`."""
+
+    # Where a network of its own tells views apart: `views_sha256: str`, the hash of that network's weights, which makes no moment
+    # and is therefore no part of `weights_sha256`.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ Source: EchoPrime utils/utils.py, mask_outside_ultrasound, at 45609cd. (T, H, W)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -27,29 +26,29 @@ _KERNEL = np.ones((3, 3), np.uint8)
 
 
 def mask_as_echoprime(frames: U8) -> U8:
-    """RGB (T, H, W, 3) -> the same, black outside the sector, with the reference's counter that wraps.
+    """RGB (T, H, W, 3) -> the same, black outside the sector.
 
     Raises ItemError where it keeps nothing: a cine of 255 frames, or one whose last frame is its first.
     """
-    inside = echoprime_sector(frames, wraps=True, to_ybr=_frame_to_ybr)
+    inside = echoprime_sector(rgb_to_ybr(frames))
     if not inside.any():
         raise ItemError("mask_empty", "EchoPrime's mask keeps no pixel of this cine; our sector mask (parity off) may")
     return frames * inside[:, :, None]
 
 
-def echoprime_sector(frames: U8, *, wraps: bool = False, to_ybr: Callable[[U8], U8] = lambda frame: frame) -> Bool:
-    """YBR (T, H, W, 3), or what `to_ybr` makes YBR of frame by frame -> (H, W), True inside.
+def echoprime_sector(frames: U8) -> Bool:
+    """YBR (T, H, W, 3) -> (H, W), True inside.
 
-    `wraps`: frames are counted modulo 256 as in the reference, where pixels that are always lit count once more than there
-    are frames, so that a cine of 255 frames loses them.
+    Frames are counted modulo 256 as in the reference, where pixels that are always lit count once more than there are frames,
+    so that a cine of 255 frames loses them.
     """
     # The reference begins the count with a first frame in floating point, where OpenCV's neutral colour is another: it is lit
     # nearly everywhere. Kept, because which counts wrap follows from it.
-    first, last = to_ybr(frames[0]), to_ybr(frames[-1])
+    first, last = frames[0], frames[-1]
     count = (_grey(first.astype(np.float32)) > 0).astype(np.int64)
     for frame in frames:
-        count += _grey(to_ybr(frame)) > 0
-    often = cv2.erode((count % 256 if wraps else np.minimum(count, 255)).astype(np.uint8), _KERNEL, iterations=ROUNDS) > 0
+        count += _grey(frame) > 0
+    often = cv2.erode((count % 256).astype(np.uint8), _KERNEL, iterations=ROUNDS) > 0
     moves = _grey(first) != _grey(last)
     moves[:CORNER, :CORNER] = False
     grown = cv2.dilate((often & moves).astype(np.uint8), _KERNEL, iterations=ROUNDS)
@@ -64,7 +63,7 @@ def rgb_to_ybr(frames: U8) -> U8:
     """RGB -> DICOM's YBR_FULL (luma, blue, red), (T, H, W, 3). The way back loses at most a grey level or two."""
     out = np.empty_like(frames)
     for source, target in zip(frames, out, strict=True):
-        target[:] = _frame_to_ybr(source)
+        target[:] = cv2.cvtColor(np.ascontiguousarray(source), cv2.COLOR_RGB2YCrCb)[..., (0, 2, 1)]
     return out
 
 
@@ -74,11 +73,6 @@ def ybr_to_bgr(frames: U8) -> U8:
     for source, target in zip(frames, out, strict=True):
         target[:] = cv2.cvtColor(np.ascontiguousarray(source), cv2.COLOR_YUV2BGR)
     return out
-
-
-def _frame_to_ybr(frame: U8) -> U8:
-    ybr: U8 = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2YCrCb)[..., (0, 2, 1)]
-    return np.ascontiguousarray(ybr)
 
 
 def _grey(frame: npt.NDArray[Any]) -> npt.NDArray[Any]:

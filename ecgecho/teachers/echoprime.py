@@ -12,7 +12,6 @@ Source: EchoPrime at 45609cd (echo_prime/model.py, utils/utils.py), Echo2ECG at 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,9 @@ import cv2
 import numpy as np
 
 from ecgecho.echo.echoprime_mask import rgb_to_ybr, ybr_to_bgr
+from ecgecho.teachers._clips import check_clips, clip_index
 from ecgecho.teachers._networks import empty, file_of, fill_random, hash_state, licence_of, random_of, shorten
-from ecgecho.types import F32, I64, U8, ItemError, PreparedClip, TeacherOutput, TeacherSpec, UserError
+from ecgecho.types import F32, U8, ItemError, PreparedClip, TeacherOutput, TeacherSpec, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,13 +36,11 @@ MEAN = (29.110628, 28.076836, 29.096405)  # of grey levels 0 to 255, in the orde
 STD = (47.989223, 46.456997, 47.20083)
 LEAST_SIDE = 10
 """Of a picture: a tenth of fewer pixels is none."""
-MOST_CLIPS = 64
 VIEWS = (
     "A2C", "A3C", "A4C", "A5C", "Apical_Doppler", "Doppler_Parasternal_Long", "Doppler_Parasternal_Short", "Parasternal_Long",
     "Parasternal_Short", "SSN", "Subcostal",
 )  # fmt: skip
 """In the order of the classifier's outputs."""
-NO_VIEWS = "; RANDOM VIEW CLASSIFIER: its views mean nothing"
 LICENCE = "EchoPrime weights as supplied by the user: Cedars-Sinai academic licence, non-commercial, not to be passed on"
 
 
@@ -66,8 +64,7 @@ class Config:
     """Equal to the reference: EchoPrime's own mask with colour "dicom", none with "rgb"."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.clips <= MOST_CLIPS:
-            raise UserError(f"clips is {self.clips}; it must be from 1 to {MOST_CLIPS}.")
+        check_clips(self.clips)
 
 
 def spec(config: Config) -> TeacherSpec:
@@ -87,12 +84,13 @@ def spec(config: Config) -> TeacherSpec:
         mask="sector" if not config.parity else "echoprime" if dicom else "none",
         tokens_are_frames=False,
         frame_stride=STRIDE,
-        licence=licence_of(config.weights, LICENCE) + (NO_VIEWS if random_of(config.view_classifier) else ""),
+        licence=licence_of(config.weights, LICENCE),
         libraries=("torchvision", "torch", "cv2"),
         clip_frames=FRAMES,
         clips=config.clips,
         short=config.padding,
         view_names=VIEWS if config.view_classifier else (),
+        view_licence=licence_of(config.view_classifier, LICENCE) if config.view_classifier else "",
     )
 
 
@@ -118,14 +116,6 @@ def prepare(spec: TeacherSpec, frames: U8, frame_time_ms: F32) -> PreparedClip:
         if counted:
             clip[0, -1, 0, 0] = sum(number >= 0 for number in chosen)
     return PreparedClip(values=values, frame_index=index)
-
-
-def clip_index(num_frames: int, spec: TeacherSpec) -> I64:
-    """Which frames the clips take, (U, T), -1 where the cine has ended. Starts lie at even distances, each once."""
-    span = (spec.clip_frames - 1) * spec.frame_stride + 1
-    starts = np.unique(np.linspace(0, max(num_frames - span, 0), spec.clips).round().astype(np.int64))
-    index = starts[:, None] + np.arange(spec.clip_frames, dtype=np.int64) * spec.frame_stride
-    return np.where(index < num_frames, index, -1)
 
 
 def crop_and_scale(image: U8, size: int, zoom: float = ZOOM) -> U8:
@@ -154,6 +144,7 @@ def build(config: Config) -> EchoPrimeTeacher:
         path = file_of(config.weights, "echoprime", "--weights", "EchoPrime's echo_prime_encoder.pt")
         network, digest = _load(empty(video_network), path)
     classifier: nn.Module | None = None
+    of_views = ""
     if config.view_classifier:
         if (chosen := random_of(config.view_classifier)) is not None:
             seed, blocks = chosen
@@ -162,16 +153,20 @@ def build(config: Config) -> EchoPrimeTeacher:
         else:
             path = file_of(config.view_classifier, "echoprime", "--set view_classifier=", "EchoPrime's view_classifier.pt")
             classifier, of_views = _load(empty(view_network), path)
-        digest = hashlib.sha256(f"{digest}\n{of_views}".encode()).hexdigest()
-    return EchoPrimeTeacher(spec(config), network, classifier, digest)
+    return EchoPrimeTeacher(spec(config), network, classifier, digest, of_views)
 
 
 class EchoPrimeTeacher:
     """Frozen networks in fp32 on one device."""
 
-    def __init__(self, spec: TeacherSpec, network: nn.Module, classifier: nn.Module | None, weights_sha256: str) -> None:
+    def __init__(
+        self, spec: TeacherSpec, network: nn.Module, classifier: nn.Module | None, weights_sha256: str, views_sha256: str
+    ) -> None:
         self.spec = spec
         self.weights_sha256 = weights_sha256
+        """Of the video encoder alone, which makes the moments."""
+        self.views_sha256 = views_sha256
+        """Of the view classifier; empty without one."""
         self._network = network.eval().requires_grad_(False)  # else half of the features are dropped
         self._classifier = None if classifier is None else classifier.eval().requires_grad_(False)
 

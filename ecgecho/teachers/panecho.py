@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from ecgecho.teachers._clips import check_clips, clip_index
 from ecgecho.teachers._networks import empty, file_of, fill_random, hash_state, licence_of, random_of, shorten
-from ecgecho.types import F32, I64, U8, PreparedClip, TeacherOutput, TeacherSpec, UserError
+from ecgecho.types import F32, U8, PreparedClip, TeacherOutput, TeacherSpec, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,9 +34,8 @@ FRAMES = 16
 LAYERS, HEADS = 4, 8  # hubconf.py:22-38; ReLU, norms after the sums, feed-forward as wide as the tokens
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's red, green, blue, applied to blue, green, red as src/dataset.py:443-469 does
 STD = (0.229, 0.224, 0.225)
-MOST_CLIPS = 64
 LICENCE = "PanEcho weights as supplied by the user: CC BY-NC-SA 4.0, non-commercial"
-HEAD = re.compile(r"(.+)_head\.1\.(?:weight|bias)")
+HEAD = re.compile(r".+_head\.1\.(?:weight|bias)")
 """Of a task: dropout, then this layer. Task names contain "|", "(" and "-"."""
 TIME_CODE = "time_encoder.pe"
 """Saved as a parameter; a formula. hubconf.py:43 drops it as well."""
@@ -54,8 +54,7 @@ class Config:
     """No sector mask. (How the released weights' cines had been masked is not published.)"""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.clips <= MOST_CLIPS:
-            raise UserError(f"clips is {self.clips}; it must be from 1 to {MOST_CLIPS}.")
+        check_clips(self.clips)
 
 
 def spec(config: Config) -> TeacherSpec:
@@ -91,13 +90,6 @@ def prepare(spec: TeacherSpec, frames: U8, frame_time_ms: F32) -> PreparedClip:
     return PreparedClip(values=np.ascontiguousarray(values), frame_index=index)
 
 
-def clip_index(num_frames: int, spec: TeacherSpec) -> I64:
-    """Which frames the clips take, (U, T); the last one again where the cine has ended. Starts at even distances, each once."""
-    starts = np.unique(np.linspace(0, max(num_frames - spec.clip_frames, 0), spec.clips).round().astype(np.int64))
-    index: I64 = np.minimum(starts[:, None] + np.arange(spec.clip_frames, dtype=np.int64), num_frames - 1)
-    return index
-
-
 def build(config: Config) -> PanEchoTeacher:
     """The teacher on the CPU, its weights loaded and hashed; UserError where they are missing or do not fit."""
     chosen = random_of(config.weights)
@@ -108,36 +100,28 @@ def build(config: Config) -> PanEchoTeacher:
     from ecgecho.weights import fit, read_weights, sha256
 
     path = file_of(config.weights, "panecho", "--weights", "PanEcho's panecho.pt")
-    state, left_out = backbone_of(read_weights(path))
     network = empty(video_network)
-    fit(network, state, str(path))
-    return PanEchoTeacher(spec(config), network, sha256(path), left_out)
+    fit(network, backbone_of(read_weights(path)), str(path))
+    return PanEchoTeacher(spec(config), network, sha256(path))
 
 
-def backbone_of(state: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The released file's names -> those of `video_network`, and what was left out by rule: the tasks' heads, the time code."""
+def backbone_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The released file's names -> those of `video_network`, without the tasks' heads and the time code."""
     kept: dict[str, Any] = {}
-    left_out: dict[str, None] = {}
     for name, value in state.items():
         inner = name.removeprefix("encoder.")
-        if head := HEAD.fullmatch(name):
-            left_out[f"head of {head[1]}"] = None
-        elif inner == TIME_CODE:
-            left_out[TIME_CODE] = None
-        else:
+        if inner != TIME_CODE and not HEAD.fullmatch(name):
             # "encoder.encoder.model.features..." and "encoder.transformer.layers...": the outer word is the whole backbone.
             kept[inner.replace("encoder.model.", "images.", 1) if inner.startswith("encoder.model.") else inner] = value
-    return kept, tuple(left_out)
+    return kept
 
 
 class PanEchoTeacher:
     """A frozen network in fp32 on one device."""
 
-    def __init__(self, spec: TeacherSpec, network: nn.Module, weights_sha256: str, left_out: tuple[str, ...] = ()) -> None:
+    def __init__(self, spec: TeacherSpec, network: nn.Module, weights_sha256: str) -> None:
         self.spec = spec
         self.weights_sha256 = weights_sha256
-        self.left_out = left_out
-        """What of the file is not used: "head of TASK", and the time code."""
         self._network = network.eval().requires_grad_(False)
 
     def to(self, device: str) -> PanEchoTeacher:

@@ -12,9 +12,10 @@ from command_line import must
 from safetensors.numpy import load_file
 
 import embed_cache
-from ecgecho import cache, catalog, plugins
+from ecgecho import cache, catalog, embed, plugins
 from ecgecho.cache import EchoOptions
 from ecgecho.data.tables import EchoTable
+from ecgecho.export import licence_of
 from ecgecho.io import read_echo
 from ecgecho.pipeline import BATCH_CLIPS, Forward, ForwardOptions, Teaching
 
@@ -120,6 +121,24 @@ def test_one_clip_a_cine_has_no_spread_and_no_column_of_views_unless_there_are_v
     opened = embed_cache.open(make(clips=1, views=False))
     assert set(opened.columns) == {"moments", "pooled"}
     assert not opened.read("moments", np.arange(len(opened)))[:, 1].any()
+
+
+def test_a_view_classifier_makes_another_store_and_no_other_moments(listed, tmp_path):
+    module = plugins.load("teachers", "echoprime")
+    options = EchoOptions(workers=0, device="cpu")
+
+    def identity(weights: str, classifier: str) -> dict:
+        config = module.Config(weights=weights, view_classifier=classifier)
+        job = cache.echo_job(catalog.read(listed), "echoprime", config, tmp_path / "e.zarr", options=options)
+        return json.loads(json.dumps(job.target.identity))
+
+    alone, told, other = (identity("random:0:1", classifier) for classifier in ("", "random:0:1", "random:1:1"))
+    assert "view_weights_sha256" not in alone
+    assert told["view_weights_sha256"] != other["view_weights_sha256"]
+    assert embed._teacher_differs(told, alone) == embed._teacher_differs(alone, told) == embed._teacher_differs(told, other) == ""
+    assert embed._teacher_differs(identity("random:1:1", ""), alone)
+    assert "; views: RANDOM" in licence_of(told)
+    assert "views" not in licence_of(alone)
 
 
 def test_a_study_is_merged_by_vectors_not_by_frames(store, listed, plugin):
