@@ -5,18 +5,21 @@
 Random vectors. Nearest rows with faiss and without, 10,000 x 10,000 x 512. Retrieval by one measurement at 10,000 ECGs and 10,000
 studies; and at a smaller size beside a plain statement of the published protocol (specification section 1.8): positives by a
 pass over all studies for each ECG in Python, full sorts, hits looked up in lists. Neighbours beside scikit-learn's brute force.
-The evaluations of `ecgecho eval` at 10,000 test ECGs, each by itself, all with 1,000 resamples.
+The evaluations of `ecgecho eval` at 10,000 test ECGs, each by itself, all with 1,000 resamples. `ecgecho search` as a command, in
+stores of 10,000 studies of 6 cines and of 64.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,18 +27,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 
+import embed_cache
+from ecgecho import catalog as tables
+from ecgecho import config, plugins, stats
 from ecgecho import nearest as rooms
-from ecgecho import plugins, stats
+from ecgecho.encoders import resnet_small
 from ecgecho.evals import phenotype_retrieval
+from ecgecho.pairs import splits_of
 from ecgecho.tasks import TASKS
+from ecgecho.train import make_recipe, train
 from ecgecho.types import Classes, EvalInputs, Phenotype, StudyInputs
 
 THREADS = 1
 LARGE, WIDTH = 10_000, 512
 SMALL = (500, 1000, 2000)
 KS = (1, 3, 5, 10)
+SMALLEST, CINES, ECHO_DIM = 64, 6, 64
+TIMES = 5
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -95,6 +106,144 @@ def cohort(n: int, width: int, *, train: int = 0) -> EvalInputs:
         studies=studies,
         classes={Classes(name="lvef_3", tasks=("a", "b", "c"), title=""): np.digitize(values, [40, 50])},
     )
+
+
+def stored(root: Path, num: int, name: str) -> dict[str, Path]:
+    """A catalog, an ECG store and an echo store of random data: `num` studies of CINES cines, a measurement each.
+
+    Only the first SMALLEST have an ECG: `search` reads none of them, and the run learns from as many.
+    """
+    rng = np.random.default_rng(num)
+    people = [f"{name}{i:05d}" for i in range(num)]
+    some, now = people[:SMALLEST], datetime.datetime(2020, 1, 1)  # noqa: DTZ001 - the catalog's times have no zone
+    split = splits_of(name, people)
+    clips = [(f"{who}-c{k}", f"{who}-s", who) for who in people for k in range(CINES)]
+    tables.write(
+        root / "catalog",
+        root=root,
+        dataset=name,
+        family=name,
+        tables={
+            "subjects": pa.table({"subject_id": people, "split": split}),
+            "ecgs": pa.table({"ecg_id": some, "subject_id": some, "path": some, "time": [now] * len(some)}),
+            "clips": pa.table(
+                {
+                    "clip_id": [c for c, *_ in clips],
+                    "study_id": [s for _, s, _ in clips],
+                    "subject_id": [who for *_, who in clips],
+                    "path": [c for c, *_ in clips],
+                    "time": [now] * len(clips),
+                }
+            ),
+            "labels": pa.table(
+                {"subject_id": people, "time": [now] * num, "name": ["lvef"] * num, "value": rng.normal(55, 12, num)}
+            ),
+            "pairs": pa.table(
+                {
+                    "ecg_id": some,
+                    "subject_id": some,
+                    "study_id": [f"{who}-s" for who in some],
+                    "gap_days": [0.0] * len(some),
+                    "split": split[: len(some)],
+                    "weight": [1.0] * len(some),
+                }
+            ),
+        },
+    )
+    contract = resnet_small.CONTRACT
+    shape = (len(contract.leads), contract.num_samples)
+    fixed = {"scale": np.full(shape[0], 1e-3, np.float32), "lead_valid": np.ones(shape[0], np.uint8)}
+    store(
+        root / "ecg.zarr",
+        "ecg",
+        {"contract": config.to_json(contract), "contract_sha256": config.digest(contract), "unit": "mv"},
+        [
+            embed_cache.Column("signal", shape, "int16"),
+            embed_cache.Column("scale", shape[:1], "float32"),
+            embed_cache.Column("lead_valid", shape[:1], "uint8"),
+        ],
+        {who: {"signal": rng.integers(-1000, 1000, shape).astype(np.int16), **fixed} for who in some},
+        some,
+    )
+    moments = np.abs(rng.normal(size=(len(clips), 2, ECHO_DIM))).astype(np.float16)
+    store(
+        root / "echo.zarr",
+        "echo",
+        {"teacher": "random", "weights_sha256": "0" * 64},
+        [embed_cache.Column("moments", (2, ECHO_DIM), "float16")],
+        {c: {"moments": m} for (c, *_), m in zip(clips, moments, strict=True)},
+        [s for _, s, _ in clips],
+    )
+    return {"catalog": root / "catalog", "ecg": root / "ecg.zarr", "echo": root / "echo.zarr"}
+
+
+def store(
+    path: Path,
+    kind: str,
+    identity: dict[str, Any],
+    columns: list[embed_cache.Column],
+    values: dict[str, dict[str, np.ndarray]],
+    groups: list[str],
+) -> None:
+    counts = ("num_frames",) if kind == "echo" else ()
+    plan = embed_cache.make_plan(list(values), groups, seed=0)
+    writer = embed_cache.Writer.create_or_resume(path, kind=kind, identity=identity, columns=columns, counts=counts, plan=plan)
+    for part in writer.pending():
+        rows = {
+            item: embed_cache.Row("ok", values=values[item], counts=dict.fromkeys(counts, 30))
+            for item, *_ in writer.rows_of(part)
+        }
+        writer.commit(part, rows, {})
+    writer.seal({})
+
+
+def commanded(out: Path, *words: object) -> tuple[float, float, float]:
+    """Seconds of the processor and of the clock, and the largest memory in MB, of an `ecgecho` command that prints to a file."""
+    began = time.perf_counter()
+    with out.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-m", "ecgecho", *map(str, words)], stdout=file)
+        _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{words} ended with {status}")
+    return used.ru_utime + used.ru_stime, time.perf_counter() - began, used.ru_maxrss / 1024
+
+
+def searched() -> list[str]:
+    """`ecgecho search` in few studies and in many, the whole command."""
+    lines = [
+        f"`ecgecho search`, {CINES} cines a study, moments of {ECHO_DIM} numbers, echo2ecg's small recipe, the whole command, median of {TIMES}:",
+        "",
+    ]
+    lines += ["| studies | processor, s | clock, s | largest memory, MB |", "|---|---|---|---|"]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        there = {num: stored(root / str(num), num, name) for num, name in ((SMALLEST, "few"), (LARGE, "many"))}
+        own = there[SMALLEST]
+        recipe = config.override(make_recipe("echo2ecg", "small"), ["optim.steps=1", "data.batch_size=16"])
+        train(
+            recipe,
+            catalogs=[own["catalog"]],
+            ecgs=[own["ecg"]],
+            echos=[own["echo"]],
+            out=root / "run",
+            device="cpu",
+            progress=False,
+        )
+        contract = resnet_small.CONTRACT
+        signal = np.random.default_rng(0).normal(0, 0.3, (len(contract.leads), contract.num_samples))
+        np.save(root / "one.npy", signal.astype(np.float32))
+        said = ("--fs-hz", contract.fs_hz, "--unit", "mv", "--leads", ",".join(contract.leads), "--device", "cpu")
+        measured: dict[int, list[tuple[float, float, float]]] = {num: [] for num in there}
+        for _ in range(TIMES):
+            for num, place in there.items():
+                given = ("--store", place["echo"], "--catalog", place["catalog"], *said, "--json")
+                measured[num].append(commanded(root / "found.json", "search", root / "run", root / "one.npy", *given))
+                if json.loads((root / "found.json").read_text())["num_studies"] != num:
+                    raise RuntimeError(f"not all of {num} studies were searched")
+        for num, each in measured.items():
+            spent, clock, memory = np.median(each, axis=0)
+            lines.append(f"| {num:,} | {spent:.1f} | {clock:.1f} | {memory:.0f} |")
+    return lines
 
 
 def main() -> None:
@@ -164,6 +313,8 @@ def main() -> None:
     )
     lines += ["", f"One AUROC with 1,000 resamples at {LARGE:,} ECGs: {bare:.2f} s."]
 
+    lines += ["", *searched()]
+
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     import faiss
 
@@ -174,7 +325,7 @@ def main() -> None:
         f"torch {torch.__version__}, faiss {faiss.__version__}, {THREADS} thread",
         f"- date: {datetime.date.today()}, commit {commit}",  # noqa: DTZ011
         f"- command: `OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python {shlex.join(sys.argv)}`",
-        f"- load of the machine at the start: {load:.1f}; all seconds are those of the processor, not of the clock",
+        f"- load of the machine at the start: {load:.1f}; seconds are those of the processor, not of the clock, where nothing else is said",
         "- simulated data: random vectors",
         "",
     ]
