@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ Statistic = Callable[[F64], F64]
 LEVEL = 0.95
 MIN_DEFINED = 0.95  # share of resamples that must have both classes for an interval to be reported
 EPS = 1e-12  # length of a zero vector, so that it stays zero
+STEPS = 2.0**44  # of a cosine: what differs by less is the rounding of a sum of D products, and equal
 NO_CUT = "no threshold: the validation split has one class only"
 _CHUNK = 1 << 21  # weights held at once, 16 MiB
 _KEPT = 1 << 25  # drawn counts that are kept for the next row of the table, 64 MiB
@@ -197,8 +199,11 @@ def bootstraps(
     subject = np.asarray(subject)
     if len(subject) == 0:
         return [Estimate(value=None, reason="no rows")] * (len(statistics) + (len(statistics) > 1))
-    parts = [np.ones((1, len(subject))), *subject_weights(subject, resamples=resamples, seed=seed)]
-    values = [np.concatenate([statistic(weights) for weights in parts]) for statistic in statistics]
+    found: list[list[F64]] = [[] for _ in statistics]
+    for weights in chain([np.ones((1, len(subject)))], subject_weights(subject, resamples=resamples, seed=seed)):
+        for each, statistic in zip(found, statistics, strict=True):
+            each.append(statistic(weights))
+    values = [np.concatenate(each) for each in found]
     if len(values) > 1:
         values.append(values[0] - values[1])
     return [_estimate(each[0], each[1:]) for each in values]
@@ -486,6 +491,37 @@ def unit_rows(vectors: Floats) -> F64:
     wide = np.asarray(vectors, dtype=np.float64)
     result: F64 = wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), EPS)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Unit vectors that are asked for. Equal ones are equally like every query, which a product of matrices does not give."""
+
+    distinct: F64
+    """(d, D)."""
+    number: I64
+    """(S,) which of them each is."""
+
+    @classmethod
+    def of(cls, vectors: F64) -> Gallery:
+        """(S, D)."""
+        whole = np.ascontiguousarray(vectors) + 0.0  # -0 is 0
+        if not whole.size:
+            return cls(whole, np.arange(len(whole)))
+        bits = whole.view(np.dtype((np.void, whole[0].nbytes))).reshape(-1)
+        _, first, number = np.unique(bits, return_index=True, return_inverse=True)
+        order = np.argsort(first)  # as they came, so that a gallery of different vectors is left as it is
+        place = np.empty(len(first), np.int64)
+        place[order] = np.arange(len(first))
+        return cls(whole[first[order]], place[number.reshape(-1)])
+
+    def cosines(self, queries: F64) -> F64:
+        """(Q, D) of length one -> (Q, S), in steps of 2^-44."""
+        like = queries @ self.distinct.T
+        like *= STEPS
+        np.rint(like, out=like)
+        like /= STEPS
+        return like if len(self.distinct) == len(self.number) else like[:, self.number]
 
 
 def _binary(y: npt.ArrayLike) -> npt.NDArray[np.bool_]:

@@ -331,10 +331,10 @@ def _part(side: Side, chosen: stats.Mask) -> Side:
 def _likenesses(queries: Side, gallery: Side) -> Iterator[tuple[I64, Tensor, Tensor, Tensor]]:
     """Chunks: rows of the queries, likenesses (q, S), which are the own ones, which are of other subjects."""
     step = max(1, _CHUNK // len(gallery.rows))
-    towards = torch.from_numpy(gallery.vectors).T
+    towards = stats.Gallery.of(gallery.vectors)
     for start in range(0, len(queries.rows), step):
         rows = np.arange(start, min(start + step, len(queries.rows)))
-        like = torch.from_numpy(queries.vectors[rows]) @ towards - torch.from_numpy(gallery.penalty)
+        like = torch.from_numpy(towards.cosines(queries.vectors[rows]) - gallery.penalty)
         own = queries.study[rows, None] == gallery.study[None]
         other = queries.subject[rows, None] != gallery.subject[None]
         yield rows, like, torch.from_numpy(own), torch.from_numpy(other)

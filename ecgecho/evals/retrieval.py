@@ -73,7 +73,7 @@ def hits(inputs: EvalInputs, k: int, similarity: str = "cosine") -> tuple[I64, s
     if len(rows) <= k:
         return f"the test split has {len(rows)} ECGs with a report; more than {k} are needed"
     keys, member = np.unique(inputs.text_key[rows], return_inverse=True)
-    ecg = stats.unit_rows(inputs.mean[rows])
+    ecg = stats.Gallery.of(stats.unit_rows(inputs.mean[rows]))
     text = stats.unit_rows(inputs.text_mean[keys])
     penalty = np.zeros(len(rows))
     if similarity == "csd":
@@ -84,7 +84,7 @@ def hits(inputs: EvalInputs, k: int, similarity: str = "cosine") -> tuple[I64, s
     chunk = max(1, _CHUNK // len(rows))
     for start in range(0, len(keys), chunk):
         queries = np.arange(start, min(start + chunk, len(keys)))
-        answered[queries] = _answered(text[queries] @ ecg.T - penalty, member[None] == queries[:, None], k)
+        answered[queries] = _answered(ecg.cosines(text[queries]) - penalty, member[None] == queries[:, None], k)
     blind = 1 - none_drawn(len(rows), np.bincount(member), k)
     return rows, answered[member], float(blind[member].mean())
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ecgecho.evals import phenotype_retrieval as module
+from ecgecho.evals import retrieval
 from ecgecho.types import EvalInputs, Phenotype, StudyInputs
 
 KS = (1, 3, 5)
@@ -150,3 +151,25 @@ def test_what_cannot_be_asked_says_why():
     rows = run.run(dataclasses.replace(given, studies=dataclasses.replace(given.studies, phenotypes=())))
     assert rows[-1].reason == "the catalogs measure nothing of these studies"
     assert {row.unit for row in rows if row.task.startswith("study")} == {"study"}
+
+
+def test_embeddings_that_have_collapsed_score_chance_exactly():
+    given, run = world(n=1001, dim=50)
+    flat = dataclasses.replace(
+        given,
+        mean=np.repeat(given.mean[:1], 1001, axis=0),
+        studies=dataclasses.replace(given.studies, mean=np.repeat(given.studies.mean[:1], 1001, axis=0)),
+    )
+    scored = [row for row in run.run(flat) if row.evaluation == module.NAME and row.metric != "median_rank"]
+    assert len(scored) == 4 * (len(KS) + 1)
+    for row in scored:
+        assert row.value == pytest.approx(row.chance, rel=1e-9), (row.task, row.metric)
+
+
+def test_reports_are_found_by_chance_among_ecgs_that_have_collapsed():
+    given, _ = world(n=1001, dim=50)
+    key = np.arange(1001) // 3
+    text = np.random.default_rng(1).normal(size=(334, 50)).astype(np.float32)
+    flat = dataclasses.replace(given, mean=np.repeat(given.mean[:1], 1001, axis=0), text_key=key, text_mean=text)
+    _, hit, chance = retrieval.hits(flat, 10)
+    assert hit.mean() == pytest.approx(chance, rel=1e-9)

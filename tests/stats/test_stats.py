@@ -1,4 +1,5 @@
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -190,3 +191,27 @@ def test_a_share_of_several_classes_holds_each_of_them():
     number = np.where(subject < 4, 0, np.where(subject < 40, 1, 2))
     rows = stats.sample_subjects(subject, number, share=0.05, seed=1)
     assert np.bincount(number[rows]).tolist() == [1, 2, 18]
+
+
+def test_resamples_are_held_a_chunk_at_a_time(monkeypatch):
+    monkeypatch.setattr(stats, "_CHUNK", 1 << 14)
+    rng = np.random.default_rng(0)
+    subject, hit = rng.integers(0, 40, 2000), rng.random(2000)
+    expected = stats.bootstraps([stats.mean_of(hit), stats.mean_of(1 - hit)], subject)
+    tracemalloc.start()
+    assert stats.bootstraps([stats.mean_of(hit), stats.mean_of(1 - hit)], subject) == expected
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2e6  # of 16e6 that all weights take
+
+
+def test_equal_vectors_are_equally_like_every_query():
+    rng = np.random.default_rng(0)
+    few = stats.unit_rows(rng.normal(size=(3, 50)))
+    number, queries = rng.integers(0, 3, 1001), stats.unit_rows(rng.normal(size=(70, 50)))
+    like = stats.Gallery.of(few[number]).cosines(queries)
+    assert all(len(set(row)) == 3 for row in like)
+    np.testing.assert_allclose(like, queries @ few[number].T, atol=1e-13)
+    np.testing.assert_allclose(stats.Gallery.of(queries).cosines(few), few @ queries.T, atol=1e-13)
+    signed = np.array([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]])
+    assert stats.Gallery.of(signed).number.tolist() == [0, 0, 1]
