@@ -4,18 +4,20 @@ The directory of a run holds run.json (recipe, versions, what it read), metrics.
 model.safetensors when it is, and vocabulary.json where the run reads texts. The same call again resumes, or says it is done.
 
 Under torchrun every process (rank) makes the same tables and model, takes its slice of each batch and averages the gradients
-with the others. Rank 0 alone writes, speaks and validates; what all must do together (stop, refuse, end) all agree on.
+with the others. Rank 0 alone writes, speaks and validates; what all must do together (stop, refuse, end) all agree on. What
+fails for rank 0 it says alone; what fails for others only, they say.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
 import math
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,8 @@ TIMED_ROWS = 8
 QUICK_SECONDS = 5.0
 SHOWN_IDS = 8
 SHOWN_DIFFERENCES = 4
+LINGER_SECONDS = 1.0
+"""A process that ends without a word waits, because torchrun ends all as soon as one has ended: who speaks goes first."""
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
@@ -63,44 +67,83 @@ def train(
     `init` is a file of weights to begin with. Under torchrun ranks other than 0 say nothing and report "helper" as well.
     """
     with dist.joined(device):
-        if dist.rank() == 0:
-            return _train(recipe, open_sources(catalogs, ecgs, echos), out, init, device, progress=progress, say=say)
+        first = dist.rank() == 0
         try:
-            result = _train(recipe, open_sources(catalogs, ecgs, echos), out, init, device, progress=False, say=lambda line: None)
+            with _alike():
+                sources = open_sources(catalogs, ecgs, echos)
+            if first:
+                return _train(recipe, sources, out, init, device, progress=progress, say=say)
+            result = _train(recipe, sources, out, init, device, progress=False, say=lambda line: None)
         except KeyboardInterrupt as stop:
+            if first:
+                raise
             raise SystemExit(130) from stop  # rank 0 says it
+        except SystemExit:
+            time.sleep(LINGER_SECONDS)
+            raise
         return {**result, "helper": True}
+
+
+@contextlib.contextmanager
+def _alike() -> Iterator[None]:
+    """What each rank does for itself, with no word between them: where it fails for one it ends for all, and is told once.
+
+    Rank 0 raises its own error and the others end without a word; where rank 0 does not fail, those raise theirs that do.
+    """
+    failed: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failed = error
+    try:
+        of_first = dist.any_rank(failed is not None and dist.rank() == 0)
+        of_any = dist.any_rank(failed is not None)
+    except RuntimeError:  # another rank is gone
+        if failed is None:
+            raise
+        of_first = False
+    if failed is not None and (dist.rank() == 0 or not of_first):
+        raise failed
+    if of_any:
+        raise SystemExit(1)
 
 
 def _train(
     recipe: Recipe, sources: Sources, out: Path, init: Path | None, device: str, *, progress: bool, say: Callable[[str], None]
 ) -> Json:
     first = dist.rank() == 0
-    if init is None and recipe.optim.epochs == 0 and recipe.optim.steps == 0:
-        raise UsageError("optim.epochs is 0, which makes a run out of given weights: add --init FILE, or raise it.")
-    identity = {"recipe": _without_place(recipe), **sources.identity()}
-    if init is not None:
-        identity["init_sha256"] = _init_hash(init)
+    with _alike():
+        if init is None and recipe.optim.epochs == 0 and recipe.optim.steps == 0:
+            raise UsageError("optim.epochs is 0, which makes a run out of given weights: add --init FILE, or raise it.")
+        identity = {"recipe": _without_place(recipe), **sources.identity()}
+        if init is not None:
+            identity["init_sha256"] = _init_hash(init)
     former: Json = dist.from_first(lambda: _former_run(out, identity))
     if former.get("done"):
         say(f"{out} is done: {former['result']['steps']} steps; nothing to do.")
         return {**former["result"], "already_done": True}
 
-    out.mkdir(parents=True, exist_ok=True)
-    where = _device(dist.device_of_rank(device))
-    built = _build(recipe, sources, where, former)
-    model, batches, options, num_steps = built.model, built.batches, recipe.optim, _num_steps(recipe, built.batches)
-    initial = [] if init is None else _import(recipe, model, init, built.tokeniser)
+    with _alike():
+        out.mkdir(parents=True, exist_ok=True)
+        where = _device(dist.device_of_rank(device))
+        tables = _tables(recipe, sources, where, former)
+    in_blocks = bool(dist.from_first(lambda: tables.in_blocks))
     key, checkpoint = config.digest(identity), out / "checkpoint"
-    after_step: Callable[[int], None] = model.after_step  # type: ignore[assignment]
-    optimizer = optim.make_optimizer(model, options)
 
     def sampler_at(step: int) -> Json:
         return asdict(batches.sampler.position(step, config.digest([identity["ecgs"], identity["echos"]])))
 
-    state = states.restore(checkpoint, states.TrainState(model=model, optimizer=optimizer), key, sampler_at)
-    if state.step != dist.from_first(lambda: state.step):
-        raise UserError(f"{checkpoint} is not the same for all processes: {out} must lie on a file system that they share.")
+    with _alike():
+        built = _build(recipe, sources, where, tables, in_blocks=in_blocks)
+        model, batches, options, num_steps = built.model, built.batches, recipe.optim, _num_steps(recipe, built.batches)
+        initial = [] if init is None else _import(recipe, model, init, built.tokeniser)
+        after_step: Callable[[int], None] = model.after_step  # type: ignore[assignment]
+        optimizer = optim.make_optimizer(model, options)
+        state = states.restore(checkpoint, states.TrainState(model=model, optimizer=optimizer), key, sampler_at)
+    step_of_first = dist.from_first(lambda: state.step)
+    with _alike():
+        if state.step != step_of_first:
+            raise UserError(f"{checkpoint} is not the same for all processes: {out} must lie on a file system that they share.")
     run = {"format": FORMAT, "done": False, "identity": identity, "paths": sources.paths(out), "num_steps": num_steps}
     run |= {"device": _device_name(where), "versions": _versions(), **built.facts}
     if first:
@@ -137,6 +180,8 @@ def _train(
             dist.average_gradients(model.parameters())
             norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm or math.inf)
             if dist.any_rank(not torch.isfinite(parts["loss"] + norm)):  # the one point where the host waits for the device
+                if not first:
+                    raise SystemExit(1)  # rank 0 says it
                 raise _not_finite(step, parts, norm, batches.ids(step), out)
             optimizer.step()
             after_step(step)
@@ -220,14 +265,28 @@ class _Built:
     notes: tuple[str, ...]
 
 
-def _build(recipe: Recipe, sources: Sources, device: torch.device, former: Json) -> _Built:
-    """Tables, model and batches, with every check that can be made before the first step."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tables:
+    signals: SignalTable
+    echo: EchoTable | None
+    blocks: BlockOrder
+    in_blocks: bool
+    """Whether this rank would pass the ECGs by blocks; rank 0 decides."""
+
+
+def _tables(recipe: Recipe, sources: Sources, device: torch.device, former: Json) -> _Tables:
     contract = plugins.load("encoders", recipe.encoder_name).CONTRACT
     place = recipe.data.place
     blocks = BlockOrder(**former["blocks"]) if former.get("blocks") else BlockOrder()
     signals = SignalTable(sources.ecgs, sources.ecg_paths, contract, device, place, blocks)
     echo = EchoTable(sources.echos, sources.echo_paths, device, place) if sources.echos else None
-    in_blocks = bool(dist.from_first(lambda: former.get("blocks") is not None if former else signals.signal.place == "blocks"))
+    in_blocks = former.get("blocks") is not None if former else signals.signal.place == "blocks"
+    return _Tables(signals=signals, echo=echo, blocks=blocks, in_blocks=in_blocks)
+
+
+def _build(recipe: Recipe, sources: Sources, device: torch.device, tables: _Tables, *, in_blocks: bool) -> _Built:
+    """Model and batches, with every check that can be made before the first step. No word between ranks: see `_alike`."""
+    signals, echo, blocks = tables.signals, tables.echo, tables.blocks
     material = join(
         sources.catalogs, signals.rows, echo.rows if echo else {}, recipe.data, echo.view_of_row if echo else lambda row: ""
     )
@@ -273,7 +332,7 @@ def _build(recipe: Recipe, sources: Sources, device: torch.device, former: Json)
         "seed": recipe.seed,
         "needs": sorted(needs),
         "sizes": config.to_json(sizes),
-        "contract": config.to_json(contract),
+        "contract": config.to_json(signals.contract),
         "normaliser": {"mean_mv": mean.tolist(), "std_mv": std.tolist()},
         "teacher": echo.teacher if echo and "echo" in needs else None,
         "steps_per_epoch": batches.sampler.steps_per_epoch,
@@ -337,8 +396,7 @@ def _not_finite(step: int, parts: dict[str, torch.Tensor], norm: torch.Tensor, i
     bad = ", ".join(name for name, value in values.items() if not math.isfinite(value)) or "the loss of another rank"
     path = out / "not_finite.json"
     found = {"step": step, "not_finite": bad, "values": {k: repr(v) for k, v in values.items()}, "ecg_ids": ids}
-    if dist.rank() == 0:
-        states.write_json(path, found)
+    states.write_json(path, found)
     shown = ", ".join(ids[:SHOWN_IDS]) + (", ..." if len(ids) > SHOWN_IDS else "")
     return UserError(
         f"{bad} not finite at step {step}; ECGs of the batch: {shown} (all {len(ids)} in {path}). "

@@ -138,11 +138,36 @@ def test_ctrl_c_for_one_stops_both_after_the_step_and_one_process_goes_on(both, 
 
 
 def test_a_loss_that_is_not_finite_for_one_stops_both(both):
-    for rank in both[1]:
-        assert "not finite at step 1" in rank["not finite"]
+    first, second = (rank["not finite"] for rank in both[1])
+    assert "not finite at step 1" in first
+    assert second == "exit 1"
     assert len(json.loads((both[0] / "not_finite" / "not_finite.json").read_text())["ecg_ids"]) == 16
 
 
 def test_what_rank_0_refuses_it_says_alone(both):
     assert "holds something that is no run" in both[1][0]["refused"]
     assert both[1][1]["refused"] == "exit 1"
+
+
+SAID = {
+    "sources": "absent",
+    "init": "there is no such file of weights",
+    "tables": "otis",
+    "build": "crop_samples is 100000",
+}
+
+
+@pytest.mark.parametrize("fault", list(SAID))
+def test_a_fault_that_all_find_before_training_is_told_once(fault, both):
+    first, second = (rank["refusals"][fault] for rank in both[1])
+    assert SAID[fault] in first
+    assert second == "exit 1"
+
+
+def test_a_fault_of_one_rank_ends_all_and_that_one_tells_it(both):
+    first, second = (rank["refusals"] for rank in both[1])
+    for fault in ("sources", "init", "build"):
+        assert SAID[fault] in second[f"one rank's {fault}"]
+        assert first[f"one rank's {fault}"] == "exit 1"
+    assert SAID["build"] in first["rank 0's build"]
+    assert second["rank 0's build"] == "exit 1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -110,17 +111,34 @@ def not_finite(paths, out):
         train(recipe(), **paths, out=out, progress=False)
     except UserError as error:
         return str(error)
+    except SystemExit as stop:
+        return f"exit {stop.code}"
     finally:
         Batches.train = real
 
 
-def refused(paths, out):
+def refused(paths, out, words=("data.batch_size=2", "method.aggregation=mean"), **given):
     try:
-        train(recipe("data.batch_size=2", "method.aggregation=mean"), **paths, out=out, progress=False)
-    except UserError as error:
+        train(recipe(*words), **{**paths, **given}, out=out, progress=False)
+    except ValueError as error:
         return str(error)
     except SystemExit as stop:
         return f"exit {stop.code}"
+
+
+def refusals(paths, out):
+    """What each rank says where all find the same fault, and where one alone does."""
+    absent = out / "absent"
+    return {
+        "sources": refused({**paths, "ecgs": [absent]}, out / "a"),
+        "init": refused(paths, out / "b", init=absent),
+        "tables": refused(paths, out / "d", ["encoder_name=otis"]),
+        "build": refused(paths, out / "e", ["data.crop_samples=100000"]),
+        "one rank's sources": refused({**paths, "ecgs": [absent]} if RANK == 1 else paths, out / "f"),
+        "one rank's init": refused(paths, out / "g", **({"init": absent} if RANK == 1 else {})),
+        "one rank's build": refused(paths, out / "h", ["data.crop_samples=100000"] if RANK == 1 else []),
+        "rank 0's build": refused(paths, out / "i", ["data.crop_samples=100000"] if RANK == 0 else []),
+    }
 
 
 def written(event, given):
@@ -133,6 +151,7 @@ def written(event, given):
 
 def main():
     torch.set_num_threads(1)
+    importlib.import_module("ecgecho.train").LINGER_SECONDS = 0.0
     work = Path(sys.argv[1])
     paths = {kind: [Path(p) for p in found] for kind, found in json.loads((work / "paths.json").read_text()).items()}
     wrote: list[str] = []
@@ -150,6 +169,7 @@ def main():
         (work / "other" / "notes.txt").write_text("mine")
         dist.barrier()
         found["refused"] = refused(paths, work / "other")
+        found["refusals"] = refusals(paths, work / "refusals")
     (work / f"rank{RANK}.json").write_text(json.dumps(found))
 
 
