@@ -197,24 +197,22 @@ def store(
     writer.seal({})
 
 
-def commanded(out: Path, *words: object) -> tuple[float, float, float]:
-    """Seconds of the processor and of the clock, and the largest memory in MB, of an `ecgecho` command that prints to a file."""
+def commanded(out: Path, *words: object) -> tuple[float, float]:
+    """Seconds of the processor and of the clock of an `ecgecho` command that prints to a file."""
     began = time.perf_counter()
     with out.open("w") as file:
         process = subprocess.Popen([sys.executable, "-m", "ecgecho", *map(str, words)], stdout=file)
         _, status, used = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"{words} ended with {status}")
-    return used.ru_utime + used.ru_stime, time.perf_counter() - began, used.ru_maxrss / 1024
+    return used.ru_utime + used.ru_stime, time.perf_counter() - began
 
 
 def searched() -> list[str]:
     """`ecgecho search` in few studies and in many, the whole command."""
-    lines = [
-        f"`ecgecho search`, {CINES} cines a study, moments of {ECHO_DIM} numbers, echo2ecg's small recipe, the whole command, median of {TIMES}:",
-        "",
-    ]
-    lines += ["| studies | processor, s | clock, s | largest memory, MB |", "|---|---|---|---|"]
+    what = f"{CINES} cines a study, moments of {ECHO_DIM} numbers, echo2ecg's small recipe"
+    lines = [f"`ecgecho search`, {what}, the whole command, median of {TIMES}:", ""]
+    lines += ["| studies | processor, s | clock, s |", "|---|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         there = {num: stored(root / str(num), num, name) for num, name in ((SMALLEST, "few"), (LARGE, "many"))}
@@ -233,7 +231,7 @@ def searched() -> list[str]:
         signal = np.random.default_rng(0).normal(0, 0.3, (len(contract.leads), contract.num_samples))
         np.save(root / "one.npy", signal.astype(np.float32))
         said = ("--fs-hz", contract.fs_hz, "--unit", "mv", "--leads", ",".join(contract.leads), "--device", "cpu")
-        measured: dict[int, list[tuple[float, float, float]]] = {num: [] for num in there}
+        measured: dict[int, list[tuple[float, float]]] = {num: [] for num in there}
         for _ in range(TIMES):
             for num, place in there.items():
                 given = ("--store", place["echo"], "--catalog", place["catalog"], *said, "--json")
@@ -241,8 +239,8 @@ def searched() -> list[str]:
                 if json.loads((root / "found.json").read_text())["num_studies"] != num:
                     raise RuntimeError(f"not all of {num} studies were searched")
         for num, each in measured.items():
-            spent, clock, memory = np.median(each, axis=0)
-            lines.append(f"| {num:,} | {spent:.1f} | {clock:.1f} | {memory:.0f} |")
+            spent, clock = np.median(each, axis=0)
+            lines.append(f"| {num:,} | {spent:.1f} | {clock:.1f} |")
     return lines
 
 
@@ -325,7 +323,7 @@ def main() -> None:
         f"torch {torch.__version__}, faiss {faiss.__version__}, {THREADS} thread",
         f"- date: {datetime.date.today()}, commit {commit}",  # noqa: DTZ011
         f"- command: `OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python {shlex.join(sys.argv)}`",
-        f"- load of the machine at the start: {load:.1f}; seconds are those of the processor, not of the clock, where nothing else is said",
+        f"- load of the machine at the start: {load:.1f}; seconds are those of the processor where nothing else is said",
         "- simulated data: random vectors",
         "",
     ]
