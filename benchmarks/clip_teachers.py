@@ -79,7 +79,7 @@ def measured(name: str, device: str, sizes: tuple[int, ...], repeats: int) -> li
         batch = torch.from_numpy(np.repeat(values, size, axis=0)).to(device)
         wall, processor = _seconds(lambda batch=batch: teacher.forward(batch), device, repeats)
         wall, processor = [x / size for x in wall], [x / size for x in processor]
-        print(name, wall, processor, prepare, file=sys.stderr, flush=True)
+        print(name, size, wall, file=sys.stderr, flush=True)
         rows.append(f"| {name} | {size} | {_told(prepare)} | {_told(wall)} | {statistics.median(processor):.3g} |")
     return rows
 
