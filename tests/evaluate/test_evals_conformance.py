@@ -268,9 +268,10 @@ def test_below_all_labels_the_score_is_the_mean_over_draws_whose_range_is_told()
 def test_features_are_looked_at_instead_of_embeddings_when_that_is_asked(name):
     given = inputs_of("knn", shuffled=name == "uncertainty")
     module, inner = plugins.load("evals", name), "linear_probe." if name == "uncertainty" else ""
-    asked = module.build(config.override(module.Config(), [f"{inner}on=features"]))
+    few = ["draws=2"] if name == "knn" else [f"{inner}draws=2", f"{inner}costs=[0.01]"]
+    plain, asked = (module.build(config.override(module.Config(), [*few, f"{inner}on={on}"])) for on in ("embedding", "features"))
     blind = dataclasses.replace(given, mean=np.zeros_like(given.mean), floor_mean=None)
-    usual = {(r.evaluation, r.task, r.metric, r.share, r.subset): r.value for r in module.build(module.Config()).run(given)}
+    usual = {(r.evaluation, r.task, r.metric, r.share, r.subset): r.value for r in plain.run(given)}
     found = {(r.evaluation, r.task, r.metric, r.share, r.subset): r for r in asked.run(
         dataclasses.replace(blind, features=given.mean, floor_features=given.floor_mean)
     )}  # fmt: skip
