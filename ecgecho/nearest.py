@@ -11,7 +11,8 @@ Shape letters: Q queries, S gallery rows, D dimensions, k neighbours, c candidat
 from __future__ import annotations
 
 import importlib.util
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,16 @@ _CHUNK = 1 << 22  # distances held at once
 _WIDE = 1 << 21  # float64 differences held at once
 
 HAS_FAISS = importlib.util.find_spec("faiss") is not None
+
+
+@cache
+def _faiss() -> Any:
+    """The module; None where it cannot be loaded, for what it was built against is missing or another."""
+    try:
+        import faiss
+    except (ImportError, OSError):
+        return None
+    return faiss
 
 
 def nearest(
@@ -117,14 +128,13 @@ def _ranked(q: F64, s: F64, row: I64, k: int, steps: float) -> tuple[F64, I64]:
 
 def _candidates(q: npt.NDArray[np.floating], s: npt.NDArray[np.floating], number: int) -> tuple[I64, F64]:
     """The nearest rows (Q, c) by rounded distances, in no certain order of equals, and the largest of these squares (Q,)."""
-    if HAS_FAISS and q.dtype == np.float32:
+    if HAS_FAISS and q.dtype == np.float32 and _faiss() is not None:
         return _by_faiss(q, s, number)
     return _by_torch(q, s, number)
 
 
 def _by_faiss(q: npt.NDArray[np.floating], s: npt.NDArray[np.floating], number: int) -> tuple[I64, F64]:
-    import faiss
-
+    faiss = _faiss()
     faiss.omp_set_num_threads(torch.get_num_threads())
     index = faiss.IndexFlatL2(s.shape[1])
     index.add(np.ascontiguousarray(s))

@@ -302,15 +302,20 @@ def row_of(
     seed: int = 0,
     rows: I64 | None = None,
     scores: F64 | None = None,
+    values: npt.ArrayLike | None = None,
     unit: Literal["ecg", "study"] = "ecg",
 ) -> EvalRow:
     """A statistic as a row of the table, with the paired gain over the floor where there is one.
 
-    `draws` are the statistics of each draw of the training labels, whose mean the statistic is.
+    `draws` are the statistics of each draw of the training labels, whose mean the statistic is. `values` (N,) are what it is the
+    mean or the median of: where all are equal every resample is too, which would look like certainty, so there is no interval.
     """
     subject = np.asarray(subject)
     asked = [statistic] if floor is None else [statistic, floor]
     found, *more = bootstraps(asked, subject, resamples=resamples, seed=seed)
+    if values is not None and len(subject) and np.ptp(np.asarray(values)) == 0:
+        equal = f"all {len(subject)} are equal" if len(subject) > 1 else "there is one value"
+        found = Estimate(value=found.value, reason=f"no interval: {equal}")
     base, gain = (more[0].value, more[1]) if more and found.value is not None else (None, Estimate(value=None))
     each = [v for one in draws if (v := value_of(one, len(subject))) is not None] if len(draws) > 1 else []
     return EvalRow(

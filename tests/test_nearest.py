@@ -51,6 +51,21 @@ def test_it_finds_what_a_loop_finds(metric, shape):
     assert (distance.dtype, index.dtype) == (np.float32, np.int64)
 
 
+@pytest.mark.parametrize("fault", [ImportError("libmkl"), OSError("wrong ELF class")])
+def test_a_faiss_that_cannot_be_loaded_is_as_none(monkeypatch, tmp_path, fault):
+    (tmp_path / "faiss.py").write_text(f"raise {fault!r}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    monkeypatch.setattr(rooms, "HAS_FAISS", True)
+    rooms._faiss.cache_clear()
+    try:
+        q = np.random.default_rng(0).normal(size=(50, 3))
+        np.testing.assert_array_equal(nearest(q, q, 1, metric="euclidean")[1][:, 0], np.arange(50))
+        assert rooms._faiss() is None
+    finally:
+        rooms._faiss.cache_clear()
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_equal_distances_go_by_the_lower_row(metric):
     rng = np.random.default_rng(1)

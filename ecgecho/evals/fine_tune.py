@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ecgecho import stats
+from ecgecho.evals._settings import check_counts
 from ecgecho.types import EvalInputs, EvalRow
 
 
@@ -22,6 +23,10 @@ class Config:
     batch_size: int = 32
     learning_rate: float = 3e-4
     """Of the encoder; the head's is ten times higher, because it starts from nothing."""
+
+    def __post_init__(self) -> None:
+        check_counts("fine_tune.steps", self.steps)
+        check_counts("fine_tune.batch_size", self.batch_size)
 
 
 def build(config: Config) -> FineTuning:

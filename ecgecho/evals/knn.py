@@ -17,6 +17,7 @@ import numpy as np
 
 from ecgecho import stats
 from ecgecho.evals import _shares
+from ecgecho.evals._settings import check_counts
 from ecgecho.nearest import nearest
 from ecgecho.types import I64, EvalInputs, EvalRow
 
@@ -32,6 +33,10 @@ class Config:
     """How often a share below 100 % is drawn."""
     on: _shares.On = field(default="embedding", metadata={"omit_default": True})
     """"embedding" is what is searched with; "features" is what was published: the pooled tokens that the method's heads read."""
+
+    def __post_init__(self) -> None:
+        check_counts("knn.k", self.k)
+        check_counts("knn.draws", self.draws)
 
 
 def build(config: Config) -> Knn:

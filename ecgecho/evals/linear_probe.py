@@ -14,6 +14,7 @@ import numpy as np
 
 from ecgecho import stats
 from ecgecho.evals import _shares
+from ecgecho.evals._settings import check_counts
 from ecgecho.types import I64, EvalInputs, EvalRow
 
 STD_EPS = 1e-8  # a constant feature stays constant
@@ -30,6 +31,10 @@ class Config:
     max_iterations: int = 1000
     on: _shares.On = field(default="embedding", metadata={"omit_default": True})
     """"embedding" is what is searched with; "features" is what was published: the pooled tokens that the method's heads read."""
+
+    def __post_init__(self) -> None:
+        check_counts("linear_probe.draws", self.draws)
+        check_counts("linear_probe.max_iterations", self.max_iterations)
 
 
 def build(config: Config) -> LinearProbe:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ecgecho import stats
+from ecgecho.evals._settings import check_counts
 from ecgecho.evals.retrieval import none_drawn
 from ecgecho.types import I64, EvalInputs, EvalRow, StudyInputs
 
@@ -50,6 +51,9 @@ class Config:
     """Of several ECGs of one's own: whether one is among the first k, or, as published, the share of them that is."""
     average_precision: bool = False
     """Also the mean average precision, as published; it sorts all likenesses, which takes ten times as long."""
+
+    def __post_init__(self) -> None:
+        check_counts("phenotype_retrieval.ks", self.ks)
 
 
 def build(config: Config) -> PhenotypeRetrieval:
@@ -211,6 +215,7 @@ class PhenotypeRetrieval:
                 unit=queries.unit,
                 rows=queries.rows,
                 scores=each[None] if evaluation == NAME else None,
+                values=each,
             )
             for metric, (statistic, each, chance) in scored.items()
         ]

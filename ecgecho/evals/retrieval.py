@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from ecgecho import stats
+from ecgecho.evals._settings import check_counts
 from ecgecho.types import I64, EvalInputs, EvalRow
 
 _CHUNK = 1 << 22  # similarities held at once
@@ -25,6 +26,9 @@ class Config:
     ks: tuple[int, ...] = (1, 10)
     similarity: Literal["cosine", "csd"] = "cosine"
     """"csd" also subtracts an ECG's summed variance, as PCME++ does: an unsure ECG is nobody's nearest."""
+
+    def __post_init__(self) -> None:
+        check_counts("retrieval.ks", self.ks)
 
 
 def build(config: Config) -> Retrieval:
@@ -60,6 +64,7 @@ class Retrieval:
                     seed=inputs.seed,
                     rows=rows,
                     scores=hit[None],
+                    values=hit,
                 )
             )
         return result

@@ -92,5 +92,5 @@ def scores(inputs: EvalInputs, task: str, prompts: tuple[PromptPair, ...] = PROM
     sides = stats.unit_rows(np.stack([vectors[: len(pair.positive)].mean(0), vectors[len(pair.positive) :].mean(0)]))
     if np.linalg.norm(sides[0] - sides[1]) < ALIKE:
         return "the text tower embeds both prompts alike: it knows none of the words in which they differ"
-    cosines = stats.unit_rows(inputs.mean) @ sides.T
-    return np.asarray(cosines[:, 0] - cosines[:, 1], dtype=np.float64)
+    positive, negative = stats.Gallery.of(stats.unit_rows(inputs.mean)).cosines(sides)
+    return np.asarray(positive - negative, dtype=np.float64)

@@ -9,7 +9,7 @@ import pytest
 
 from ecgecho import config, plugins
 from ecgecho.evals import zero_shot
-from ecgecho.types import Classes, EvalInputs, Phenotype, StudyInputs, Task
+from ecgecho.types import Classes, EvalInputs, Phenotype, StudyInputs, Task, UsageError
 
 TASKS = (
     Task(name="lvef_lt_40", label="lvef", op="<", threshold=40, unit="%", title="LVEF < 40 %"),
@@ -136,7 +136,8 @@ def test_perfect_embeddings_score_1(name):
             continue
         assert row.value == pytest.approx(0.0 if row.subset == "low - high" else 1.0, abs=1e-9), row
         assert row.n > 0
-        assert row.low <= row.value <= row.high
+        assert row.low is None or row.low <= row.value <= row.high
+        assert (row.low is not None) == (row.reason == ""), row
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -150,7 +151,7 @@ def test_shuffled_embeddings_score_chance_within_the_interval(name):
             if chance is None:  # the halves do not repeat the chance of the whole
                 chance = {"recall_at_1": 2 / 280, "recall_at_10": 20 / 280}.get(row.metric, 0.5)
             key = (row.evaluation, row.task, row.metric, row.share, row.subset)
-            values.setdefault(key, []).append((row.value - chance, row.high - row.low))
+            values.setdefault(key, []).append((row.value - chance, 0.0 if row.low is None else row.high - row.low))
     for key, found in values.items():
         offset, width = np.mean(found, axis=0)
         assert abs(offset) <= max(width, 0.02), (key, found)
@@ -304,3 +305,27 @@ def test_a_class_between_two_others_is_found_by_the_probe():
     absent = dataclasses.replace(given, classes={CLASSES: np.where((given.split == "test") & (number == 1), 0, number)})
     (row,) = [r for r in rows_of("linear_probe", absent) if r.evaluation == "linear_probe"]
     assert row.reason == "the test split has no ECG of the class severe_lvh"
+
+
+def test_zero_shot_of_ecgs_that_have_collapsed_is_chance_exactly():
+    given = inputs()
+    same = np.random.default_rng(3).normal(size=(1, DIM)).astype(np.float32)
+    blind = dataclasses.replace(given, mean=np.repeat(same, len(given.mean), 0))
+    found = [row for row in rows_of("zero_shot", blind) if row.metric == "auroc"]
+    assert [row.value for row in found] == [0.5] * len(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "said"),
+    [
+        ("knn", "k=0", r"knn\.k is 0; it must be 1 or more\."),
+        ("knn", "draws=-1", r"knn\.draws is -1"),
+        ("linear_probe", "draws=0", r"linear_probe\.draws is 0"),
+        ("fine_tune", "steps=0", r"fine_tune\.steps is 0"),
+        ("retrieval", "ks=[]", r"retrieval\.ks is empty"),
+        ("phenotype_retrieval", "ks=[1,0]", r"phenotype_retrieval\.ks is 0"),
+    ],
+)
+def test_a_setting_below_one_is_wrong_usage_before_anything_is_embedded(name, word, said):
+    with pytest.raises(UsageError, match=said):
+        config.override(plugins.load("evals", name).Config(), [word])

@@ -215,3 +215,10 @@ def test_equal_vectors_are_equally_like_every_query():
     np.testing.assert_allclose(stats.Gallery.of(queries).cosines(few), few @ queries.T, atol=1e-13)
     signed = np.array([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]])
     assert stats.Gallery.of(signed).number.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(("values", "said"), [([0.0] * 18, "no interval: all 18 are equal"), ([0.0] * 17 + [1.0], "")])
+def test_a_mean_of_equal_values_has_no_interval(values, said):
+    row = stats.row_of(stats.mean_of(values), np.arange(18), evaluation="e", task="t", metric="m", values=values, resamples=50)
+    assert (row.value, row.reason) == (np.mean(values), said)
+    assert (row.low is None) == (row.high is None) == bool(said)
