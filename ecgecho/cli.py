@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shlex
@@ -349,11 +350,11 @@ def cache_echo(
         say(f"cache-echo: {catalog.clips.num_rows} clips -> {address(out)} by teacher {teacher}")
         report = job.run(members)
         bar.close()
-    following = (
-        f"ecgecho cache-ecg {quoted(source)} --contract echoing_ecg --out {quoted(out.parent / 'ecg.zarr')}"
-        if catalog.ecgs.num_rows
-        else ""
-    )
+    following, ecg = "", out.parent / "ecg.zarr"
+    if made_by := _contract_of(ecg):
+        following = _train_with(made_by, source, ecg, out)
+    elif catalog.ecgs.num_rows:
+        following = f"ecgecho cache-ecg {quoted(source)} --contract echoing_ecg --out {quoted(ecg)}"
     _close_cache("cache-echo", out, report, bar.seconds, following, _paths(catalog.clips, "clip_id"))
 
 
@@ -406,11 +407,8 @@ def cache_ecg(
     if wanted is None:
         following = f"ecgecho cache-ecg {quoted(out)} --contract echoing_ecg --out {quoted(out.parent / 'ecg.zarr')}"
     else:
-        catalog_of = source if (source / "catalog.json").is_file() else Path("CATALOG")
         echo = out.parent / "echo.zarr"
-        shown = quoted(echo) if echo.is_dir() else "ECHO.zarr"
-        stores = f"--catalog {quoted(catalog_of)} --echo {shown} --ecg {quoted(out)}"
-        following = f"ecgecho train echoing_ecg --recipe small {stores} --out runs/a"
+        following = _train_with(wanted.name, source, out, echo if echo.is_dir() else Path("ECHO.zarr"))
     _close_cache("cache-ecg", out, report, bar.seconds, following, paths)
 
 
@@ -458,7 +456,10 @@ def train(
     result = story.train(chosen, catalogs=catalog, ecgs=ecg, echos=echo or [], out=out, init=init, device=device, say=say)
     if result.pop("already_done", False) or result.pop("helper", False):
         return
-    close("train", out, result, 0, time.monotonic() - began, f"ecgecho eval {quoted(out)}")
+    loss = result["val_loss"]
+    told = {**result, "val_loss": None if loss is None else f"{loss:.4g}"}  # the report beside the run has all of it
+    kept = {} if loss is None else {"val_loss": loss}
+    close("train", out, told, 0, time.monotonic() - began, f"ecgecho eval {quoted(out)}", extra=kept)
 
 
 @app.command("eval")
@@ -671,6 +672,31 @@ def _busy(shares: Mapping[str, float]) -> str:
 def _paths(table: Any, name: str) -> Mapping[str, str]:
     """Where the files of items lie below the root, for the terminal only."""
     return dict(zip(table[name].to_pylist(), table["path"].to_pylist(), strict=True))
+
+
+def _contract_of(store: Path) -> str:
+    """The name of the contract that a store of ECGs was made by; empty where there is none."""
+    import embed_cache
+
+    if not (store / "head.json").is_file():
+        return ""
+    with contextlib.suppress(ValueError, OSError):
+        contract = embed_cache.open(store).manifest.identity.get("contract")
+        return str(contract.get("name", "")) if isinstance(contract, Mapping) else ""
+    return ""
+
+
+def _train_with(contract: str, source: Path, ecg: Path, echo: Path) -> str:
+    """The command that trains on these stores: a recipe whose encoder takes ECGs of that contract."""
+    from ecgecho import plugins
+
+    catalog = source if (source / "catalog.json").is_file() else Path("CATALOG")
+    stores = f"--catalog {quoted(catalog)} --echo {quoted(echo)} --ecg {quoted(ecg)}"
+    for recipe, method in itertools.product(("small", "paper"), ("echoing_ecg", "echo2ecg")):
+        encoder = plugins.load("methods", method).recipe(recipe).encoder_name
+        if plugins.load("encoders", encoder).CONTRACT.name == contract:
+            return f"ecgecho train {method} --recipe {recipe} {stores} --out runs/a"
+    return f"ecgecho train echo2ecg --recipe small --set encoder_name=ENCODER {stores} --out runs/a"
 
 
 def _close_cache(command: str, out: Path, report: CacheReport, seconds: float, following: str, paths: Mapping[str, str]) -> None:

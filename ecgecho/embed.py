@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import embed_cache
 from ecgecho import config, plugins
 from ecgecho.config import Recipe
-from ecgecho.data.tables import EchoTable, Normaliser, SignalTable
+from ecgecho.data.tables import EchoTable, Normaliser, SignalTable, first_difference
 from ecgecho.data.texts import Tokeniser, TokenTable, from_json
 from ecgecho.ecg.contract import apply_contract
 from ecgecho.types import F32, I64, STANDARD_LEADS, Block, Bool, EcgContract, EcgRecord, Embedding, Json, MethodSizes, UserError
@@ -181,10 +181,11 @@ class Student:
         for store in opened:
             if store.manifest.kind != "echo":
                 continue  # EchoTable says so
-            if differs := _teacher_differs(store.manifest.identity, self.run["teacher"]):
+            if differing := first_difference(store.manifest.identity, self.run["teacher"], views=False):
+                field, found, wanted = differing
                 raise UserError(
-                    f"{store.path} was not made as the echo store that {self.path} learnt from: {differs}. "
-                    "Give a store of the same teacher, weights and mask."
+                    f"{store.path} was not made as the echo store that {self.path} learnt from: {field} is {found}, "
+                    f"not {wanted}. Give a store of the same teacher, weights and mask."
                 )
         return EchoTable(opened, [str(s.path) for s in opened], self.device)
 
@@ -314,21 +315,3 @@ def _batches(studies: Sequence[I64], size: int) -> Iterator[list[I64]]:
         views += len(rows)
     if some:
         yield some
-
-
-def _teacher_differs(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The first field that differs between two identities of echo stores, in words; empty where moments are the same."""
-    one, two = _what_makes_moments(found), _what_makes_moments(wanted)
-    names = [name for name in sorted({*one, *two}) if one.get(name) != two.get(name)]
-    return f"{names[0]} is {one.get(names[0])!r}, not {two.get(names[0])!r}" if names else ""
-
-
-def _what_makes_moments(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity as fields by dotted names, without those of the column `view`, which changes no moment."""
-    flat: dict[str, Any] = {}
-    for name, value in identity.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{name}.{key}": item for key, item in value.items()})
-        elif name != "teacher_sha256":  # the digest of `teacher`, whose fields are told one by one
-            flat[name] = value
-    return {name: value for name, value in flat.items() if not name.rpartition(".")[2].startswith("view")}

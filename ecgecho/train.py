@@ -47,7 +47,6 @@ SHOWN_IDS = 8
 SHOWN_DIFFERENCES = 4
 LINGER_SECONDS = 1.0
 """A process that ends without a word waits, because torchrun ends all as soon as one has ended: who speaks goes first."""
-WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 def train(
@@ -68,6 +67,7 @@ def train(
     """
     with dist.joined(device):
         first = dist.rank() == 0
+        made = first and not out.exists()
         try:
             with _alike():
                 sources = open_sources(catalogs, ecgs, echos)
@@ -81,6 +81,10 @@ def train(
         except SystemExit:
             time.sleep(LINGER_SECONDS)
             raise
+        finally:
+            if made:
+                with contextlib.suppress(OSError):  # a run has begun: the folder is not empty
+                    out.rmdir()
         return {**result, "helper": True}
 
 
@@ -304,6 +308,11 @@ def _build(recipe: Recipe, sources: Sources, device: torch.device, tables: _Tabl
     model = config.build_model(recipe, sizes).to(device)
     needs: frozenset[str] = model.needs
     if "echo" in needs and recipe.data.views == "all" and not getattr(model, "takes_views", False):
+        if setting := getattr(model, "one_view_by", ""):
+            raise UsageError(
+                f"data.views=all shows each view by itself, and {setting} takes one view a study; set data.views=draw, merge or "
+                f"a view's name, or drop {setting}."
+            )
         raise UsageError(
             f"data.views=all shows each view by itself, and {recipe.method_name} takes one echo a study; "
             "set data.views=merge (all, exactly, as one), or draw (one a pass)."
@@ -324,7 +333,9 @@ def _build(recipe: Recipe, sources: Sources, device: torch.device, tables: _Tabl
         rank=dist.rank(),
         ranks=dist.world(),
     )
-    notes = list(material.notes)
+    notes, counts = list(material.notes), batches.counts()
+    if not counts["val_ecgs"]:
+        notes.append("the validation split holds nothing that this run learns from: there is no val loss")
     if dist.world() > 1:
         notes.append(_several(model, recipe))
     facts = {
@@ -337,7 +348,7 @@ def _build(recipe: Recipe, sources: Sources, device: torch.device, tables: _Tabl
         "teacher": echo.teacher if echo and "echo" in needs else None,
         "steps_per_epoch": batches.sampler.steps_per_epoch,
         "num_parameters": sum(p.numel() for p in model.parameters()),
-        "counts": batches.counts(),
+        "counts": counts,
     }
     if dist.world() > 1:
         facts["ranks"] = dist.world()
@@ -367,7 +378,12 @@ def _former_run(out: Path, identity: Json) -> Json:
             raise UserError(f"{out} holds something that is no run; choose another --out.")
         return {}
     former: Json = config.read_json(path)
-    differs = _differences(former.get("identity"), json.loads(json.dumps(identity)))
+    known, asked = dict(former.get("identity") or {}), json.loads(json.dumps(identity))
+    began, begins = known.pop("init_sha256", None), asked.pop("init_sha256", None)
+    differs = _differences(known, asked)
+    if began != begins:
+        how = "without --init" if began is None else "with --init" if begins is None else "with another --init file"
+        differs.insert(0, f"it was begun {how}")
     if differs:
         shown = "; ".join(differs[:SHOWN_DIFFERENCES]) + ("; ..." if differs[SHOWN_DIFFERENCES:] else "")
         raise UserError(f"{out} is another run: {shown}. Choose another --out, or run it as before.")
@@ -449,11 +465,15 @@ def _several(model: nn.Module, recipe: Recipe) -> str:
 
 def _init_hash(path: Path) -> str:
     """SHA-256 of a file of weights, or of the names and hashes of all of them in a folder."""
+    if (path / "run.json").is_file():
+        raise UsageError(f"--init {path} is the folder of a run; give {path / 'model.safetensors'}.")
     if path.is_file():
         return weights.sha256(path)
-    files = sorted(p for p in path.iterdir() if p.suffix in WEIGHT_FILES) if path.is_dir() else []
+    files = sorted(p for p in path.iterdir() if p.suffix in weights.SUFFIXES) if path.is_dir() else []
     if not files:
-        raise UsageError(f"--init {path}: there is no such file of weights ({', '.join(WEIGHT_FILES)}), nor a folder of them.")
+        raise UsageError(
+            f"--init {path}: there is no such file of weights ({', '.join(weights.SUFFIXES)}), nor a folder of them."
+        )
     lines = "".join(f"{p.name}:{weights.sha256(p)};" for p in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -462,14 +482,15 @@ def _import(recipe: Recipe, model: nn.Module, path: Path, tokeniser: Tokeniser |
     """Load given weights: those of a run of ours, of the method's publication, or of the encoder's. What to tell the user."""
     if path.suffix == ".safetensors" and path.is_file():
         own = weights.read_weights(path)
-        if set(own) == set(model.state_dict()):
-            kept = path.with_name("vocabulary.json")
+        kept = path.with_name("vocabulary.json")
+        common = own.keys() & model.state_dict().keys()
+        if len(common) > max(len(own), len(model.state_dict())) / 2:
             if isinstance(tokeniser, Words) and kept.is_file() and config.read_json(kept).get("tokens") != list(tokeniser.tokens):
                 raise UserError(
                     f"--init {path}: that run learnt from reports with another vocabulary ({kept}), so its words would be others "
                     "here. Begin with published weights, or train on the same catalogs."
                 )
-            weights.fit(model, own, str(path))
+            weights.fit(model, own, f"--init {path}")
             return [f"began with {path}: all {len(own)} tensors of a run's model"]
     for kind, name, module in (("methods", recipe.method_name, model), ("encoders", recipe.encoder_name, model.encoder)):
         reader = getattr(plugins.load(kind, name), "import_weights", None)

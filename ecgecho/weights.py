@@ -17,6 +17,7 @@ import json
 import math
 import pickletools
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ MOST_PICKLE_BYTES = 1 << 24  # names and shapes of 10^5 tensors are 8 MB; publis
 MOST_MADE_BYTES = 1 << 28
 """What the words of a pickle may make: a few bytes can copy what was made before. 10^5 tensors with an optimiser need 0.2 GB."""
 MOST_NAME = 1000  # letters in the name of a class or function
+TOLD_BY = 512  # first bytes, which tell what is no file of weights
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 MOST_DIMS = 64  # torch's own limit
 MOST_TENSORS = 1 << 18
 SAFE = "Where you trust its origin, load it in Python and save its state_dict with safetensors.torch.save_file; pass that file."
@@ -172,14 +175,13 @@ class _Damaged(ValueError):
 
 def _read(path: Path) -> Any:
     """What the file holds: dicts, lists, plain values, `Foreign`, and tensors (`_Described` where out of an archive)."""
-    if not path.is_file():
-        raise UserError(f"there is no file of weights {path}; give the path of a .safetensors, .pt, .pth, .ckpt or .bin file.")
+    _check_file(path)
     if path.suffix == ".safetensors":
         return _safetensors(path)[0]
     with path.open("rb") as file:
-        archive_begins = file.read(4) == b"PK\x03\x04"
-    if not archive_begins:
-        return _read_legacy(path)
+        begin = file.read(TOLD_BY)
+    if not begin.startswith(b"PK\x03\x04"):
+        return _read_legacy(path, begin)
     try:  # a file cut short has no end of an archive
         with zipfile.ZipFile(path) as archive:
             infos = _checked(archive, path)
@@ -191,11 +193,17 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path} is damaged or no file of weights ({_reason(error)}); get it again.") from error
 
 
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the file of weights in it ({', '.join(SUFFIXES)}).")
+    if not path.is_file():
+        raise UserError(f"there is no file of weights {path}; give the path of a file ({', '.join(SUFFIXES)}).")
+
+
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     import safetensors
 
-    if not path.is_file():
-        raise UserError(f"there is no file of weights {path}; give the path of a .safetensors, .pt, .pth, .ckpt or .bin file.")
+    _check_file(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 no mapping
@@ -203,11 +211,15 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path} is damaged or no .safetensors file ({_reason(error)}); get it again.") from error
 
 
-def _read_legacy(path: Path) -> Any:
+def _read_legacy(path: Path, begin: bytes) -> Any:
+    if not begin.startswith(b"\x80"):  # of every pickle since protocol 2, and of torch's first format
+        raise UserError(f"{path} holds no weights (it looks like {_kind_of(begin)}); download it again.")
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch tells of the pickle's protocol, with a path of its own
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # of rubbish torch's reader raises nearly anything
@@ -215,6 +227,18 @@ def _read_legacy(path: Path) -> Any:
             f"{path} is no archive of torch.save (torch 1.6 or later), and torch finds no plain weights in it "
             f"({type(error).__name__}), so it is not loaded: what else a pickle holds would be run. {SAFE}"
         ) from error
+
+
+def _kind_of(begin: bytes) -> str:
+    """What a file that is no weights may be, for a message that quotes nothing of it."""
+    if not begin:
+        return "an empty file"
+    if begin.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, which `git lfs pull` replaces by the file"
+    if begin.lstrip()[:1] == b"<":
+        return "a web page"
+    is_text = b"\0" not in begin and len(begin.decode("utf-8", "ignore").encode()) > len(begin) - 4  # a letter may be cut
+    return "text" if is_text else "another format"
 
 
 def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:

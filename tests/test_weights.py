@@ -11,6 +11,7 @@ import os
 import pickle
 import struct
 import tracemalloc
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -191,8 +192,9 @@ def test_a_file_before_archives_that_holds_code_is_refused_with_advice(tmp_path)
     with pytest.raises(UserError, match=r"no archive of torch.save.*safetensors"):
         read_weights(tmp_path / "w.pt")
     (tmp_path / "w.pt").write_bytes(pickle.dumps(attacks(tmp_path / "made")["system"]))
-    with pytest.raises(UserError, match=r"would be run.*safetensors"):
+    with warnings.catch_warnings(record=True) as told, pytest.raises(UserError, match=r"would be run.*safetensors"):
         read_weights(tmp_path / "w.pt")
+    assert not told
     assert not (tmp_path / "made").exists()
 
 
@@ -354,9 +356,29 @@ def test_what_holds_no_tensors_says_what_it_holds(tmp_path):
     for suffix in (".pt", ".safetensors"):
         with pytest.raises(UserError, match="no file of weights"):
             read_weights(tmp_path / f"absent{suffix}")
+        (tmp_path / f"folder{suffix}").mkdir()
+        with pytest.raises(UserError, match="is a folder; give the file"):
+            read_weights(tmp_path / f"folder{suffix}")
         (tmp_path / f"rubbish{suffix}").write_bytes(b"no weights at all")
-        with pytest.raises(UserError, match="safetensors"):
+        with pytest.raises(UserError, match=r"looks like text\)|no .safetensors file"):
             read_weights(tmp_path / f"rubbish{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("Gewichte für später".encode()[:11], "text"),
+        (b"  <!DOCTYPE html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
+        (b"", "an empty file"),
+        (b"\x1f\x8b\x08\0\0\xff", "another format"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_to_be_got_again_and_not_loaded(content, told, tmp_path):
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"holds no weights \(it looks like .*{told}.*\); download it again\.$") as refused:
+        read_weights(tmp_path / "w.pt")
+    assert "Python" not in str(refused.value)
 
 
 WHOLE = io.BytesIO()

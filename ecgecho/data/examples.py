@@ -5,6 +5,7 @@ Shape letters: N ECGs of a split, P echo pairs of a split, S studies of all spli
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,10 @@ from ecgecho.catalog import Catalog, subject_tag
 from ecgecho.config import DataOptions
 from ecgecho.data.texts import key_of
 from ecgecho.pairs import check_together
-from ecgecho.types import F32, I64, Bool, Task, UserError
+from ecgecho.types import F32, I64, Bool, Task, UsageError, UserError
 
 SPLITS = ("train", "val", "test")
+UNKNOWN = "unknown"
 TOGETHER = ("draw", "merge", "all")  # the words of data.views that take cines of any view
 
 
@@ -210,6 +212,18 @@ def is_shown(views: str, kind: str | None, told: str | None, row: int, view_of_r
     return kind in (None, "b_mode") and (views in TOGETHER or (told or view_of_row(row)) == views)
 
 
+def _no_view(views: str, known: Sequence[str]) -> str:
+    if not known:
+        return (
+            f"no cine has the view {views!r}: neither the catalogs nor the teacher of the echo stores tells views apart "
+            f"(echoprime does, with view_classifier). Set data.views to one of: {', '.join(TOGETHER)}."
+        )
+    there = [*TOGETHER, *known]
+    close = difflib.get_close_matches(views.lower(), [name.lower() for name in there], n=1, cutoff=0.5)
+    meant = next((f" Did you mean {name!r}?" for name in there if name.lower() in close), "")
+    return f"no cine has the view {views!r}.{meant} data.views is {', '.join(TOGETHER)}, or one of: {', '.join(known)}."
+
+
 class _Clips:
     """The usable cines of every study: in the store, B-mode as far as the catalog knows, of the wanted view."""
 
@@ -233,17 +247,14 @@ class _Clips:
                 if not told and views not in TOGETHER:
                     view = view_of_row(row)
                     self.seen_by_teacher += view == views
-                known_views[view or "unknown"] += 1
+                known_views[view or UNKNOWN] += 1
                 self.other_kind += kind not in (None, "b_mode")
                 if is_shown(views, kind, view, row, view_of_row):
                     self.rows[number, study_id].append(row)
         if known_views and not self.rows and views in TOGETHER:
             raise UserError(f"none of the {known_views.total()} cines of the echo stores is B-mode by the catalogs.")
         if known_views and not self.rows:
-            shown = ", ".join(sorted(known_views))
-            raise UserError(
-                f"no cine of the catalogs has the view {views!r}. data.views is {', '.join(TOGETHER)}, or one of: {shown}."
-            )
+            raise UsageError(_no_view(views, sorted(known_views.keys() - {UNKNOWN})))
 
     def study(self, number: int, study_id: str) -> int:
         """The number of a study that has cines, else -1."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -183,20 +184,19 @@ def rows_of(stores: Sequence[embed_cache.EmbeddingStore], paths: Sequence[str]) 
 def check_contract(store: embed_cache.EmbeddingStore, path: str, contract: EcgContract) -> None:
     """Refuse a store that an encoder with this contract must not be fed from."""
     if store.manifest.kind != "ecg":
-        raise UserError(f"{path} is a store of kind {store.manifest.kind!r}; --ecg wants one made by `ecgecho cache-ecg`.")
+        raise UserError(f"{path} is a store of kind {store.manifest.kind!r}; ECGs are read from one made by `ecgecho cache-ecg`.")
     if store.manifest.identity.get("contract_sha256") == digest(contract):
         return
     made = store.manifest.identity.get("contract")
     wanted = {"unit": "mv", **to_json(contract)}
-    if not made:
-        found = "holds the ECGs as recorded"
-    else:
+    found = "it holds the ECGs as recorded"
+    if made:
         made = {"unit": "mv", **made}  # to_json leaves out that one
         # Both ways: what one of the two leaves at its default it does not name.
-        differing = [key for key in {**wanted, **made} if made.get(key) != wanted.get(key)]
-        found = "differs in " + ", ".join(f"{key} ({made.get(key)!r}, not {wanted.get(key)!r})" for key in differing)
+        key = next((k for k in {"name": "", **wanted, **made} if made.get(k) != wanted.get(k)), "digest")
+        found = f"its {key} is {_short(made.get(key))}, not {_short(wanted.get(key))}"
     raise UserError(
-        f"{path} is not made by the contract {contract.name!r} of this encoder: it {found}. "
+        f"{path} is not made by the contract {contract.name!r} of this encoder:\n{found}.\n"
         f"Make it with `ecgecho cache-ecg CATALOG --contract {contract.name} --out STORE`."
     )
 
@@ -206,11 +206,52 @@ def _one_teacher(stores: Sequence[embed_cache.EmbeddingStore], paths: Sequence[s
     first: Json = dict(stores[0].manifest.identity)
     for store, path in zip(stores, paths, strict=True):
         if store.manifest.kind != "echo":
-            raise UserError(f"{path} is a store of kind {store.manifest.kind!r}; --echo wants one made by `ecgecho cache-echo`.")
-        for field in sorted({*first, *store.manifest.identity}):
-            if first.get(field) != store.manifest.identity.get(field):
-                raise UserError(
-                    f"{path} and {paths[0]} differ in {field}: {store.manifest.identity.get(field)!r} and {first.get(field)!r}; "
-                    "an ECG cannot be taught by two teachers at once."
-                )
+            raise UserError(
+                f"{path} is a store of kind {store.manifest.kind!r}; studies are read from one made by `ecgecho cache-echo`."
+            )
+        if differing := first_difference(store.manifest.identity, first):
+            field, one, two = differing
+            raise UserError(
+                f"{path} and {paths[0]} differ in {field}: {one} and {two}; an ECG cannot be taught by two teachers at once."
+            )
     return first
+
+
+def first_difference(one: Mapping[str, Any], two: Mapping[str, Any], *, views: bool = True) -> tuple[str, str, str] | None:
+    """The field that tells two identities of echo stores apart, by its dotted name, and its two values, short; None where none.
+
+    Of several it is what a reader knows the teacher by. Without `views` the column `view` counts for nothing: it changes no
+    moment.
+    """
+    first, second = _fields(one), _fields(two)
+    names = [n for n in {**first, **second} if first.get(n) != second.get(n) and (views or not _field_of(n).startswith("view"))]
+    if not names:
+        return None
+    name = min(names, key=lambda n: (FIELDS_FIRST.index(n) if n in FIELDS_FIRST else len(FIELDS_FIRST), n))
+    return name, _short(first.get(name)), _short(second.get(name))
+
+
+FIELDS_FIRST = ("teacher", "teacher.name", "teacher.dim")
+DIGESTS = ("teacher_sha256",)
+"""Of fields that are told one by one."""
+SHORT = 40
+
+
+def _fields(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as fields by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in identity.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}.{key}": item for key, item in value.items()})
+        elif name not in DIGESTS:
+            flat[name] = value
+    return flat
+
+
+def _field_of(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHORT else f"{text[: SHORT - 3]}..."

@@ -118,6 +118,7 @@ class Echo2Ecg(nn.Module):
         self.config = config
         self.dim = config.dim
         self.takes_views = config.aggregation != "single"
+        self.one_view_by = "" if self.takes_views else "method.aggregation=single"
         width, view_dim = int(encoder.width), config.projection_dim if self.takes_views else sizes.echo_dim  # type: ignore[arg-type]
         self.encoder = encoder
         self.ecg_norm = nn.LayerNorm(width, eps=TOKEN_NORM_EPS)

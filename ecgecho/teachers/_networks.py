@@ -38,6 +38,12 @@ def file_of(weights: str, teacher: str, option: str, what: str) -> Path:
     if not weights:
         raise UserError(f"{teacher} needs its weights: give {what} with {option}.")
     path = Path(weights).expanduser()
+    if weights.startswith("random:"):
+        raise UserError(
+            f"{option} is {weights!r}; untrained weights are written random:SEED or random:SEED:BLOCKS, as random:0:2."
+        )
+    if path.is_dir():
+        raise UserError(f"{option} {weights} is a folder; give the file: {what}.")
     if not path.is_file():
         raise UserError(f"there is no file {weights}; give {what} with {option}.")
     return path

@@ -10,7 +10,7 @@ from ecgecho import catalog
 from ecgecho.catalog import SCHEMAS
 from ecgecho.config import DataOptions
 from ecgecho.data import examples
-from ecgecho.types import UsageError, UserError
+from ecgecho.types import UsageError
 
 T0 = datetime(2150, 1, 1)
 PEOPLE = {"a": "train", "b": "val", "c": "test"}
@@ -83,8 +83,15 @@ def test_the_catalogs_view_goes_before_the_teachers_which_is_asked_where_it_has_
     ]
     assert "1 cines are A4C by the teacher alone: the catalog names no view of them" in by_teacher.notes
     assert shown(join(cat, seen, views="PLAX"), "val") == [("eb", [3])]
-    with pytest.raises(UserError, match=r"draw, merge, all, or one of: A2C, A4C, PLAX"):
+    with pytest.raises(UsageError, match=r"draw, merge, all, or one of: A2C, A4C, PLAX"):
         join(cat, seen, views="SSN")
+    with pytest.raises(UsageError, match=r"Did you mean 'A4C'\?"):
+        join(cat, seen, views="a4c")
+
+
+def test_where_nobody_tells_views_apart_that_is_told(tmp_path):
+    with pytest.raises(UsageError, match=r"neither the catalogs nor the teacher .* one of: draw, merge, all\.$"):
+        join(made(tmp_path / "cat"), views="A4C")
 
 
 def test_studies_and_ecgs_that_are_left_with_nothing_to_show_are_counted(tmp_path):

@@ -60,10 +60,15 @@ def test_a_run_goes_on_from_the_weights_it_began_with_and_from_no_others(world, 
     assert train(recipe, **world.paths(), init=given, out=run, progress=False)["already_done"]
     other = tmp_path / "other.safetensors"
     save_file({name: value + 1 for name, value in load_file(given).items()}, other)
-    with pytest.raises(UserError, match="init_sha256 was"):
+    with pytest.raises(UserError, match="is another run: it was begun with another --init file"):
         train(recipe, **world.paths(), init=other, out=run, progress=False)
-    with pytest.raises(UserError, match="init_sha256 was .* and is null"):
+    with pytest.raises(UserError, match="it was begun with --init; "):
         train(quick_recipe("ecg_clip", "optim.steps=2", "method.on=text"), **world.paths(), out=run, progress=False)
+
+
+def test_a_run_that_began_without_weights_is_not_gone_on_with_with_them(world, trained, given):
+    with pytest.raises(UserError, match="is another run: it was begun without --init; "):
+        train(quick_recipe("ecg_clip", *NO_STEP), **world.paths(), init=given, out=trained, progress=False)
 
 
 def test_training_begins_with_the_weights(world, given, tmp_path):
@@ -96,7 +101,7 @@ def test_the_method_is_asked_first_and_then_the_encoder(by_method, told, world, 
     assert told in said
     assert asked == (["EcgClip"] if by_method else ["EcgClip", "ResnetSmall"])
     (folder / "part.ckpt").write_bytes(b"2")
-    with pytest.raises(UserError, match="init_sha256 was"):
+    with pytest.raises(UserError, match="it was begun with another --init file"):
         train(quick_recipe("ecg_clip", *NO_STEP), **world.paths(), init=folder, out=tmp_path / "run", say=said.append)
 
 
@@ -110,11 +115,33 @@ def test_weights_that_know_other_words_are_refused(world, given, trained, tmp_pa
         train(quick_recipe("ecg_clip", *NO_STEP), **world.paths(), init=given, out=tmp_path / "other", progress=False)
 
 
-def test_weights_that_nobody_knows_and_no_weights_are_refused(world, given, tmp_path):
-    with pytest.raises(UserError, match="neither echoing_ecg nor resnet_small knows these weights"):
-        train(quick_recipe("echoing_ecg", *NO_STEP), **world.paths(), init=given, out=tmp_path / "run")
+def test_weights_that_nobody_knows_and_no_weights_are_refused(world, trained, tmp_path):
+    (tmp_path / "w").mkdir()
+    save_file({"blocks.0.weight": torch.zeros(2)}, tmp_path / "w" / "w.safetensors")
+    with pytest.raises(UserError, match="neither ecg_clip nor resnet_small knows these weights"):
+        train(quick_recipe("ecg_clip", *NO_STEP), **world.paths(), init=tmp_path / "w" / "w.safetensors", out=tmp_path / "run")
+    with pytest.raises(UsageError, match="is the folder of a run; give .*private-name/model.safetensors"):
+        train(quick_recipe("ecg_clip", *NO_STEP), **world.paths(), init=trained, out=tmp_path / "run")
     with pytest.raises(UsageError, match="no such file"):
         train(quick_recipe("ecg_clip", *NO_STEP), **world.paths(), init=tmp_path / "nothing", out=tmp_path / "run")
     with pytest.raises(UsageError, match="add --init FILE"):
         train(quick_recipe("ecg_clip", *NO_STEP), **world.paths(), out=tmp_path / "run")
-    assert not (tmp_path / "run" / "run.json").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", ["two less", "one more", "another shape"])
+def test_weights_of_a_run_that_do_not_fit_are_told_name_by_name(change, world, given, tmp_path):
+    state = load_file(given)
+    last = sorted(state)[-2:]
+    if change == "two less":
+        named = ["missing ", *last]
+        state = {name: value for name, value in state.items() if name not in last}
+    elif change == "one more":
+        named, state = ["unexpected of.another"], {**state, "of.another": torch.zeros(2)}
+    else:
+        named, state = [f"{last[0]} is (3, 2), not "], {**state, last[0]: torch.zeros(3, 2)}
+    save_file(state, given)
+    with pytest.raises(UserError, match="does not fit EcgClip") as refused:
+        train(quick_recipe("ecg_clip", *NO_STEP), **world.paths(), init=given, out=tmp_path / "run")
+    for words in named:
+        assert words in str(refused.value)

@@ -13,6 +13,7 @@ import ecgecho
 import embed_cache
 from ecgecho import config, plugins
 from ecgecho.data.batches import Batches
+from ecgecho.data.tables import first_difference
 from ecgecho.data.texts import MIN_SUBJECTS, SPECIAL
 from ecgecho.train import make_recipe, train
 from ecgecho.types import EcgContract, UsageError, UserError
@@ -95,8 +96,11 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_ids(world, tmp_pa
 
 def test_an_ecg_store_of_another_contract_is_refused(tmp_path):
     world = make_world(tmp_path, contract=EcgContract(name="echoing_ecg", fs_hz=100, num_samples=1000))
-    with pytest.raises(UserError, match=r"differs in band_hz .*cache-ecg CATALOG --contract echoing_ecg"):
+    with pytest.raises(UserError, match=r"its band_hz is None, not \[0.5, 40.0\]") as refused:
         train(quick_recipe("echoing_ecg"), **world.paths(), out=tmp_path / "run")
+    lines = str(refused.value).replace(str(tmp_path), "").splitlines()
+    assert "`ecgecho cache-ecg CATALOG --contract echoing_ecg --out STORE`" in lines[2]
+    assert max(len(line) for line in lines) <= 120
     with pytest.raises(UserError, match="kind 'echo'"):
         train(quick_recipe("echoing_ecg"), catalogs=[world.catalog], ecgs=[world.echo], out=tmp_path / "run")
 
@@ -117,6 +121,18 @@ def test_an_ecg_cannot_have_two_teachers(world, tmp_path):
     both = {"catalogs": [world.catalog, other.catalog], "ecgs": [world.ecg, other.ecg], "echos": [world.echo, other.echo]}
     with pytest.raises(UserError, match="differ in mask"):
         train(quick_recipe("echoing_ecg", QUICK), **both, out=tmp_path / "run")
+
+
+def test_of_all_that_two_teachers_differ_in_the_name_is_told():
+    one = {"teacher": {"arch": "a" * 500, "name": "one", "dim": 16}, "teacher_sha256": "a", "mask": "none"}
+    two = {"teacher": {"arch": "b" * 500, "name": "two", "dim": 8}, "teacher_sha256": "b", "mask": "sector"}
+    assert first_difference(two, one) == ("teacher.name", "'two'", "'one'")
+    two["teacher"]["name"] = "one"
+    assert first_difference(two, one) == ("teacher.dim", "8", "16")
+    two["teacher"]["dim"] = 16
+    field, *values = first_difference(two, one)
+    assert (field, [len(value) for value in values]) == ("mask", [8, 6])
+    assert first_difference(one, one) is None
 
 
 def test_a_subject_in_two_splits_and_a_subject_in_none_are_refused(tmp_path):
@@ -153,12 +169,19 @@ def test_all_views_are_for_methods_that_take_them_and_others_are_told_what_they_
     words = (QUICK, "data.views=all", "data.max_views=1")
     train(quick_recipe("echo2ecg", *words), **world.paths(), out=tmp_path / "run", say=said.append)
     assert any("echo studies have more than data.max_views=1 views" in line for line in said)
+    with pytest.raises(UsageError, match=r"aggregation=single takes one view a study; .*draw, merge or a .* or drop method\."):
+        train(quick_recipe("echo2ecg", "method.aggregation=single", *words), **world.paths(), out=tmp_path / "single")
     train(quick_recipe("echoing_ecg", "data.views=all", "method.on=text", QUICK), **world.paths(), out=tmp_path / "text")
 
 
 def test_a_view_that_no_cine_has_is_refused_with_what_there_is(world, tmp_path):
-    with pytest.raises(UserError, match="A4C, PLAX"):
+    with pytest.raises(UsageError, match="A4C, PLAX"):
         train(quick_recipe("echoing_ecg", "data.views=A2C"), **world.paths(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UsageError, match="Did you mean 'PLAX'"):
+        train(quick_recipe("echoing_ecg", "data.views=plaxx"), **world.paths(), out=tmp_path / "run")
+    assert (tmp_path / "run").exists()
 
 
 def test_echo_alone_passes_the_echo_pairs(world, tmp_path):

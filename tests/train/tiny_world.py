@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,16 +37,34 @@ class World:
 
 
 def make_world(
-    root: Path, *, subjects=60, seed=0, family="tiny", prefix="p", splits=None, contract=resnet_small.CONTRACT, **identity
+    root: Path,
+    *,
+    subjects=60,
+    seed=0,
+    family="tiny",
+    prefix="p",
+    splits=None,
+    contract=resnet_small.CONTRACT,
+    cines: Mapping[int, int] | None = None,
+    failed=(),
+    absent=(),
+    **identity,
 ) -> World:
-    """Two ECGs a subject, a text each; every second subject has an echo study of two cines; all have measurements."""
+    """Two ECGs a subject, a text each; every second subject has an echo study of two cines; all have measurements.
+
+    `cines` has other numbers of cines, by the subject's number; the cines of the subjects `failed` are rows without values,
+    those of `absent` are not in the store.
+    """
     rng = np.random.default_rng(seed)
     ids = [f"{prefix}{i:04d}" for i in range(subjects)]
     severity = rng.uniform(-1, 1, subjects)
     split = splits or splits_of(family, ids)
     ecgs = [(f"{s}-e{k}", s) for s in ids for k in range(2)]
     studies = {s: f"{s}-st" for s in ids[::2]}
-    clips = [(f"{study}-c{k}", study, s, ("A4C", "PLAX")[k]) for s, study in studies.items() for k in range(2)]
+    num_cines = {ids[number]: count for number, count in (cines or {}).items()}
+    clips = [
+        (f"{study}-c{k}", study, s, ("A4C", "PLAX")[k % 2]) for s, study in studies.items() for k in range(num_cines.get(s, 2))
+    ]
     level = dict(zip(ids, severity, strict=True))
     split_of = dict(zip(ids, split, strict=True))
     catalog = tables.write(
@@ -106,7 +125,8 @@ def make_world(
         {e: e for e in signals},
     )
     direction = rng.normal(size=(2, DIM))
-    moments = {c: _moments(level[s], direction, rng) for c, _, s, _ in clips}
+    left_out = {ids[number] for number in absent}
+    moments = {c: _moments(level[s], direction, rng) for c, _, s, _ in clips if s not in left_out}
     _store(
         root / "echo.zarr",
         "echo",
@@ -115,6 +135,7 @@ def make_world(
         {c: {"moments": m} for c, m in moments.items()},
         {c: study for c, study, *_ in clips},
         counts={c: FRAMES[k % 2] for k, c in enumerate(moments)},
+        failed={c for c, _, s, _ in clips if s in {ids[number] for number in failed}},
     )
     return World(catalog=catalog.path, ecg=root / "ecg.zarr", echo=root / "echo.zarr", ids=ids, severity=severity)
 
@@ -143,13 +164,16 @@ def _table(**columns):
     return pa.table(columns)
 
 
-def _store(path, kind, identity, columns, values, groups, counts=None):
+def _store(path, kind, identity, columns, values, groups, counts=None, failed=()):
     plan = embed_cache.make_plan(list(values), [groups[i] for i in values], seed=0)
     names = ("num_frames",) if counts else ()
     writer = embed_cache.Writer.create_or_resume(path, kind=kind, identity=identity, columns=columns, counts=names, plan=plan)
     for part in writer.pending():
         rows = {}
         for item, *_ in writer.rows_of(part):
+            if item in failed:
+                rows[item] = embed_cache.Row("failed", reason="damaged")
+                continue
             rows[item] = embed_cache.Row("ok", values=values[item], counts={"num_frames": counts[item]} if counts else {})
         writer.commit(part, rows, {})
     writer.seal({})
