@@ -16,7 +16,8 @@ import pytest
 import torch
 from command_line import ecgecho, ecgecho_process, must
 
-from ecgecho import cli
+from ecgecho import cli, plugins
+from ecgecho.train import make_recipe
 
 # Exit status, and words: done, done with nothing to do, a refusal, wrong usage, help.
 CASES = {
@@ -61,6 +62,19 @@ def without_figures(text: str) -> list[str]:
 def test_the_installed_command_is_what_the_tests_run():
     (installed,) = entry_points(group="console_scripts", name="ecgecho")
     assert installed.load() is cli.main
+
+
+@pytest.mark.parametrize("name", ["echoing_ecg", "otis"])
+def test_what_a_command_says_is_next_takes_the_stores_that_it_names(name, cohort, tmp_path):
+    words = cli._train_with(name, cohort.catalog, tmp_path / "ecg.zarr", cohort.echo).split()
+    assert words[:2] == ["ecgecho", "train"]
+    recipe = make_recipe(words[2], words[words.index("--recipe") + 1])
+    assert plugins.load("encoders", recipe.encoder_name).CONTRACT.name == name
+    assert words[words.index("--catalog") + 1] == str(cohort.catalog)
+
+
+def test_a_store_of_ecgs_is_asked_for_its_contract(cohort, tmp_path):
+    assert [cli._contract_of(store) for store in (cohort.ecg, cohort.raw, tmp_path / "none")] == ["echoing_ecg", "", ""]
 
 
 def process_state() -> dict:
