@@ -495,14 +495,28 @@ def evaluate(
     from ecgecho.report.tables import table
 
     began = time.monotonic()
-    out = out or story.place(run, catalog)
     result = story.evaluate(
         run, catalog=catalog, ecg=ecg, echo=echo or (), evals=evals or None, seed=seed, bootstraps=bootstraps, device=device,
         tasks=tasks or None, settings=sets or [], out=out, labels_share=_shares(labels_share or ["0.1,1"]),
         window_days=window_days,
     )  # fmt: skip
     print(json.dumps(result, indent=1) if as_json else table(result))
+    out = out or story.place(run, catalog, result)
     close("eval", out, {"rows": len(result["rows"])}, 0, time.monotonic() - began, "", quiet=as_json)
+
+
+def _check_recording(path: Path) -> None:
+    """Refuse what is not there and what is a folder; a WFDB record may be named without its suffix."""
+    import embed_cache
+    from ecgecho.types import UserError
+
+    headers = (path.with_name(f"{path.name}.hea"), path.with_suffix(".hea")) if path.name else ()
+    if embed_cache.is_remote(path) or any(header.is_file() for header in headers):
+        return
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the recording itself.")
+    if not path.exists():
+        raise UserError(f"there is no file {path}. Check the path.")
 
 
 @app.command()
@@ -523,6 +537,12 @@ def search(
 ) -> None:
     """The echo studies most like an ECG, with how sure the run is and what was measured of them; writes nothing."""
     _check_device(device)
+    import embed_cache
+
+    _check_recording(ecg)
+    for path in store or []:
+        if not embed_cache.is_remote(path):
+            embed_cache.open(path)  # before torch is loaded and the recording read
     from ecgecho import search as story
     from ecgecho.types import EcgSource
 

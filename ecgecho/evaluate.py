@@ -74,6 +74,7 @@ LEVEL_SHARE = 0.02  # of the whole fall of the validation loss: a training that 
 HEAD_RATE = 10.0  # the head starts from nothing, the encoder does not
 CHECKS = 6  # how often fine-tuning looks at the validation split
 JUDGE_BATCH = 256
+LONGEST_NAME = 100  # of the evaluations in the name of a file
 
 
 def evaluate(
@@ -92,7 +93,7 @@ def evaluate(
     out: Path | None = None,
     device: str = "auto",
 ) -> Json:
-    """Judge a run on the test split of its own catalogs, or of another; writes `out` (default `place`), gives the same.
+    """Judge a run on the test split of its own catalogs, or of another; writes `out` (default `place` of it), gives the same.
 
     `tasks` are names that `tasks.find` or `tasks.CLASSES` knows; without, the usual ones and those of the run's own that these
     catalogs know. `echo` are echo stores; without, a run judged on its own catalogs takes those it was trained on. A study or a
@@ -157,7 +158,7 @@ def evaluate(
     }
     result["digest"] = config.digest(result)
     result |= {"code": _code(), "device": str(student.device), "seconds": round(time.monotonic() - began, 1)}
-    target = out if out is not None else place(run, catalog)
+    target = out if out is not None else place(run, catalog, result)
     target.parent.mkdir(parents=True, exist_ok=True)
     own = target.name == "metrics.json"
     _write_predictions(target.with_name(PREDICTIONS if own else f"{target.stem}.{PREDICTIONS}"), rows, inputs, cohort, studies)
@@ -165,9 +166,24 @@ def evaluate(
     return result
 
 
-def place(run: Path, catalog: Path | None) -> Path:
-    """Where the result goes: RUN/metrics.json; for another catalog a file beside it, named by that catalog's hash."""
-    return run / ("metrics.json" if catalog is None else f"metrics.{catalog_hash(catalog)[:8]}.json")
+def place(run: Path, catalog: Path | None, result: Json) -> Path:
+    """Where a result goes: RUN/metrics.json; for another catalog a file beside it, named by that catalog's hash.
+
+    A file there that holds an evaluation, a question or a share of the labels that this result does not have is left as it is:
+    the result then goes beside it, named by its evaluations.
+    """
+    usual = run / ("metrics.json" if catalog is None else f"metrics.{catalog_hash(catalog)[:8]}.json")
+    try:
+        there = json.loads(usual.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return usual
+    if not isinstance(there, dict) or (there.get("schema"), there.get("version")) != (SCHEMA, VERSION):
+        return usual
+    if all(set(there.get(kind, ())) <= set(result[kind]) for kind in ("evals", "tasks", "classes", "labels_share")):
+        return usual
+    names = "_".join(Path(name).stem for name in result["evals"])
+    short = names if len(names) <= LONGEST_NAME else config.digest(list(result["evals"]))[:8]
+    return usual.with_name(f"{usual.stem}.{short}.json")
 
 
 # What is judged

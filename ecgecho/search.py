@@ -78,13 +78,13 @@ def search(
     student = embed.load(run, device=where)
     opened = [embed_cache.open(path) for path in stores or (student.source_paths("echos") if student.has_echo else [])]
     table = student.open_echo(opened)
-    mean, logvar, about = _query(student, ecg, source)
     known, notes = _catalogs(student, catalogs)
     studies = _studies(student, opened, table, known, notes)
     if not studies.rows:
         raise UserError(f"{', '.join(s.path for s in opened)}: no study has a usable cine; nothing can be found in it.")
     if k > len(studies.rows):
         raise UsageError(f"-k is {k}, but there are {len(studies.rows)} studies to find; give {len(studies.rows)} or less.")
+    mean, logvar, about = _query(student, ecg, source)
 
     measure: Literal["csd", "cosine"] = "cosine" if logvar is None else "csd"
     values, spread = np.empty(len(studies.rows)), np.full(len(studies.rows), np.nan)
@@ -187,7 +187,9 @@ def _query(student: Student, ecg: Path, source: EcgSource | None) -> tuple[F32, 
         made = decode_ecg(EcgTask(path=str(ecg), contract=contract, source=source, unit=contract.unit))
     except ItemError as error:
         advice = ADVICE.get(error.code, "Give another recording, or export it again.")
-        raise UserError(f"{ecg}: {error} ({error.code}). {advice}") from error
+        said = str(error)
+        said = said.replace(ecg.name, str(ecg), 1) if ecg.name in said else f"{ecg}: {said}"
+        raise UserError(f"{said} ({error.code}). {advice}") from error
     signal_mv = made.columns["signal"].astype(np.float32) * made.columns["scale"][:, None]
     lead_valid = made.columns["lead_valid"].astype(bool)
     found = student.embed_prepared(signal_mv[None], lead_valid[None])

@@ -7,6 +7,7 @@ on the same ECGs and the same resamples of subjects.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ METRICS: dict[str, str] = {
 FITTED = ("linear_probe", "knn", "fine_tune", "floor")
 """Evaluations by share of the training labels."""
 ECHO = "phenotype_retrieval"
+WIDTH = 120
+"""Columns of the tables of one run, as far as names allow it."""
 DIRECTIONS = {"ecg_to_study": "ECG to study", "study_to_ecg": "study to ECG"}
 
 
@@ -77,92 +80,132 @@ def table(result: Json) -> str:
         "pair, or the validation split. Probes below 100 %: mean over draws of the labels. Floor: the same probe on the randomly "
         "initialised encoder.",
     ]
-    return "\n".join([*opening, "", *(line for part in parts for line in (*part, "")), *closing])
+    told = [line for words in opening for line in _wrapped(words)]
+    return "\n".join([*told, "", *(line for part in parts for line in (*part, "")), *(w for c in closing for w in _wrapped(c))])
 
 
 def _plain(rows: Sequence[Json], result: Json) -> list[str]:
-    """A line a row."""
-    head = ["evaluation", "task", "labels", "metric", "value", "95 % CI", "n", "positives", "chance", "floor", "gain over floor"]
+    """A line a row under its evaluation; what is missing says why below, and what is gained over the floor stands there too."""
+    head = ["task", "labels", "metric", "value [95 % CI]", "n", "positives", "chance", ""]
+    notes: dict[str, int] = {}
     lines: list[list[str]] = []
-    for row in rows:
-        gain = _interval(row["gain"], row["gain_low"], row["gain_high"])
-        told = "; ".join(part for part in (row["reason"], _of_draws(row)) if part)
+    gains: list[tuple[str, list[str]]] = []
+    for number, row in enumerate(rows):
+        if not number or row["evaluation"] != rows[number - 1]["evaluation"]:
+            lines.append([row["evaluation"]])
+        what = (_title(result, row["task"]) or "-") + ("" if row["subset"] == "all" else f", {row['subset']}")
+        same = [f"  {what}", _percent(row["share"]), _short(row["metric"])]
         lines.append(
             [
-                row["evaluation"] if row["subset"] == "all" else f"{row['evaluation']}, {row['subset']}",
-                _title(result, row["task"]),
-                _percent(row["share"]),
-                _metric(row["metric"]),
-                _number(row["value"]),
-                "-" if row["low"] is None else f"[{row['low']:.2f}, {row['high']:.2f}]",
+                *same,
+                _cell_text(row),
                 str(row["n"]),
                 "-" if row["positives"] is None else str(row["positives"]),
                 _number(row["chance"]),
-                _number(row["floor"]),
-                gain if not told else f"{gain if gain != '-' else ''} ({told})".strip(),
+                f"({notes.setdefault(row['reason'], len(notes) + 1)})" if row["reason"] else "",
             ]
         )
-    return _aligned([head, *lines])
+        if row["gain"] is not None or row.get("draws") is not None:
+            if not gains or row["evaluation"] != gains[-1][0]:
+                gains.append((row["evaluation"], [row["evaluation"]]))
+            gain = _interval(row["gain"], row["gain_low"], row["gain_high"])
+            gains.append((row["evaluation"], [*same, _number(row["floor"]), gain, _of_draws(row)]))
+    text = _fitted([head, *lines], fixed=3)
+    text += [line for reason, number in notes.items() for line in _wrapped(f"({number}) {reason}")]
+    if gains:
+        head = ["task", "labels", "metric", "floor", "gain over floor", "draws of the labels"]
+        text += ["", *_fitted([head, *(line for _, line in gains)], fixed=3)]
+    return text
 
 
 def _by_share(rows: Sequence[Json], result: Json) -> list[str]:
-    """A line a question and evaluation, a column a share of the training labels; what is missing says why below."""
+    """A line an evaluation and metric under its question, a column a share of the training labels; reasons stand below."""
     shares = [share for share in result["labels_share"] if any(row["share"] == share for row in rows)]
-    head = ["evaluation", "task", "metric", "n", "chance", *(f"{_percent(share)} labels" for share in shares)]
+    head = ["task", "metric", "chance", *(f"{_percent(share)} labels" for share in shares)]
     found = {(row["evaluation"], row["task"], row["metric"], row["share"]): row for row in rows}
-    lines = []
-    for evaluation, task, metric in dict.fromkeys(key[:3] for key in found):
-        cells = [found.get((evaluation, task, metric, share)) for share in shares]
-        some = [row for row in cells if row is not None]
-        texts = [_cell_text(row) + _braces(row) for row in cells]
-        chances = {_number(row["chance"]) for row in some if row["chance"] is not None}
-        lines.append(
-            [
-                evaluation,
-                _title(result, task),
-                _metric(metric),
-                str(max(row["n"] for row in some)),
-                next(iter(chances)) if len(chances) == 1 else "-",
-                *texts,
-            ]
-        )
-    shown: dict[tuple[str, str], dict[str, None]] = {}
+    lines: list[list[str]] = []
+    for asked in dict.fromkeys(row["task"] for row in rows):
+        most = max(row["n"] for row in rows if row["task"] == asked)
+        lines.append([f"{_title(result, asked)} (n {most})"])
+        for evaluation, task, metric in dict.fromkeys(key[:3] for key in found):
+            if task != asked:
+                continue
+            cells = [found.get((evaluation, task, metric, share)) for share in shares]
+            chances = {_number(row["chance"]) for row in cells if row is not None and row["chance"] is not None}
+            chance = next(iter(chances)) if len(chances) == 1 else "-"
+            lines.append([f"  {evaluation}", _short(metric), chance, *(_cell_text(row) for row in cells)])
+            if any(braces := [_braces(row) for row in cells]):
+                lines.append(["", "", "", *braces])
+    shown: dict[tuple[str, str], dict[str, list[str]]] = {}
     for row in rows:
         if row["reason"]:
-            where = f"{row['evaluation']} at {_percent(row['share'])}"
-            shown.setdefault((_title(result, row["task"]), row["reason"]), {})[where] = None
-    words = [f"{task}: {reason} ({', '.join(where)})" for (task, reason), where in shown.items()]
+            where = shown.setdefault((_title(result, row["task"]), row["reason"]), {})
+            at = where.setdefault(row["evaluation"], [])
+            at += [share for share in [_percent(row["share"])] if share not in at]
+    words = []
+    for (task, reason), where in shown.items():
+        listed = [f"{name} at {' and '.join(at)}" for name, at in where.items()]
+        words.append(f"{task}: {reason} ({', '.join(listed)})")
     if some_draws := sorted({row["draws"] for row in rows if row.get("draws")}):
         number = " or ".join(map(str, some_draws))
         words.insert(0, f"Mean of {number} draws of the labels, in braces the least and the greatest of them.")
-    return [*_aligned([head, *lines]), *words]
+    return [*_fitted([head, *lines], fixed=3), *(line for word in words for line in _wrapped(word))]
 
 
 def _of_echo(rows: Sequence[Json], result: Json) -> list[str]:
     """ECGs and studies asking for each other: a line for the run, chance and the oracle; a column a metric."""
-    reasons = [f"{row['evaluation']}: {row['reason']}" for row in rows if not row["task"]]
-    tasks = dict.fromkeys(row["task"] for row in rows if row["task"])
-    if not tasks:
-        return reasons
+    parts = [[f"{row['evaluation']}: {row['reason']}" for row in rows if not row["task"]]]
     found = {(row["evaluation"], row["task"], row["metric"]): row for row in rows}
+    for direction, words in DIRECTIONS.items():
+        here = [row for row in rows if row["task"].startswith(f"{direction}.")]
+        if here:
+            parts.append(_of_direction(here, found, words, result))
+    return [line for number, part in enumerate(filter(None, parts)) for line in (*([""] if number else []), *part)]
+
+
+def _of_direction(rows: Sequence[Json], found: Mapping[tuple[str, str, str], Json], direction: str, result: Json) -> list[str]:
+    """One of the two."""
     lines: list[list[str]] = []
-    metrics = [row["metric"].replace("recall", "precision") for row in rows if row["task"]]
-    depths = [metric for metric in dict.fromkeys(metrics) if metric.startswith("precision_at_")]
-    ranks = [metric for metric in dict.fromkeys(metrics) if metric.endswith("_rank")]
+    metrics = list(dict.fromkeys(row["metric"].replace("recall", "precision") for row in rows))
+    depths = [metric for metric in metrics if metric.startswith("precision_at_")]
+    ranks = [metric for metric in metrics if metric.endswith("_rank")]
+    sizes = []
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    notes: dict[tuple[str, str], list[str]] = {}
     for task in tasks:
         own = task.endswith(".own")
         asked = [*(metric.replace("precision", "recall") if own else metric for metric in depths), *ranks]
         here = [found.get((ECHO, task, metric)) for metric in asked]
         some = [row for row in rows if row["task"] == task]
-        title = _title(result, task) + (" (R@k)" if own else "")
-        reasons += [f"{title}: {reason}" for reason in dict.fromkeys(row["reason"] for row in some) if reason]
+        title = _title(result, task).removeprefix(f"{direction}: ") + (" (R@k)" if own else "")
+        for row in some:
+            if row["reason"] and row["evaluation"] == ECHO:
+                notes.setdefault((_metric(row["metric"].replace("recall", "precision")), row["reason"]), []).append(title)
+        sizes.append(_gallery(task, found, result))
         lines.append([title, "run", str(some[0]["n"]), *(_ranked_text(row) for row in here)])
         for name, key in (("chance", "chance"), ("oracle", "value")):
             told = here if name == "chance" else [found.get((f"{ECHO}.oracle", task, metric)) for metric in asked]
             if any(row is not None and row[key] is not None for row in told):
                 lines.append(["", name, "", *("-" if row is None else _decimals(row[key], row["metric"]) for row in told)])
-    head = ["asked for", "", "queries", *(_metric(metric) for metric in (*depths, *ranks))]
-    return [*_aligned([head, *lines]), *reasons]
+    known = sorted({size for size in sizes if size is not None})
+    among = f" (of {known[0]}{f' to {known[-1]}' if len(known) > 1 else ''})" if known else ""
+    titles = [f"{_metric(metric)}{among if metric == 'mean_rank' else ''}" for metric in (*depths, *ranks)]
+    words = []
+    for (metric, reason), where in notes.items():
+        some_alone = "" if len(where) == len(tasks) > 1 else f" ({', '.join(where)})"
+        words.append(f"{metric}: {reason}{some_alone}")
+    head = [direction, "", "queries", *titles]
+    return [*_fitted([head, *lines], fixed=3), *(line for word in words for line in _wrapped(word))]
+
+
+def _gallery(task: str, found: Mapping[tuple[str, str, str], Json], result: Json) -> int | None:
+    """How many there are to find: what asks the other way round, and every study for one's own."""
+    direction, _, what = task.partition(".")
+    if task == "ecg_to_study.own":
+        studies: int | None = result["data"].get("studies", {}).get("studies")
+        return studies
+    back = {"ecg_to_study": "study_to_ecg", "study_to_ecg": "ecg_to_study"}[direction]
+    return next((row["n"] for key, row in found.items() if key[:2] == (ECHO, f"{back}.{what}")), None)
 
 
 def compare(files: Sequence[tuple[str, Path]]) -> str:
@@ -425,6 +468,10 @@ def _metric(name: str) -> str:
     return METRICS.get(name, name)
 
 
+def _short(name: str) -> str:
+    return _metric(name).replace("balanced", "bal.")
+
+
 def _title(result: Json, task: str) -> str:
     """As printed."""
     if task in result["tasks"]:
@@ -439,11 +486,11 @@ def _title(result: Json, task: str) -> str:
 
 
 def _braces(row: Json | None) -> str:
-    return "" if row is None or row.get("draws") is None else f" {{{row['draws_low']:.2f}, {row['draws_high']:.2f}}}"
+    return "" if row is None or row.get("draws") is None else f"{{{row['draws_low']:.2f}, {row['draws_high']:.2f}}}"
 
 
 def _of_draws(row: Json) -> str:
-    return "" if row.get("draws") is None else f"{row['draws']} draws: {row['draws_low']:.2f} to {row['draws_high']:.2f}"
+    return "-" if row.get("draws") is None else f"{row['draws']} draws: {row['draws_low']:.2f} to {row['draws_high']:.2f}"
 
 
 def _ranked_text(row: Json | None) -> str:
@@ -517,6 +564,25 @@ def _percent(share: float | None) -> str:
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return [text[0], "  ".join("-" * width for width in widths), *text[1:]]
+    """The first line is the head; a line of one cell heads those below it."""
+    full = [line for line in lines if len(line) > 1]
+    widths = [max(len(line[k]) for line in full) for k in range(len(full[0]))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() for line in lines]
+    return [text[0], "  ".join("-" * width for width in widths if width), *text[1:]]
+
+
+def _fitted(lines: Sequence[Sequence[str]], *, fixed: int) -> list[str]:
+    """Aligned; columns beyond `WIDTH` go on below, beside the first `fixed` again."""
+    end = len(lines[0])
+    while end > fixed + 1 and max(map(len, _aligned([line[:end] for line in lines]))) > WIDTH:
+        end -= 1
+    text = _aligned([line[:end] for line in lines])
+    if end < len(lines[0]):
+        rest = [line if len(line) == 1 else [*line[:fixed], *line[end:]] for line in lines]
+        kept = [line for line in rest if len(line) == 1 or any(cell not in ("", "-") for cell in line[fixed:])]
+        text += ["", *_fitted(kept, fixed=fixed)]
+    return text
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)

@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command_line import ecgecho, must
+from typer.testing import CliRunner
 
 import ecgecho as package
 import embed_cache
 from ecgecho import catalog as tables
 from ecgecho import search as story
+from ecgecho.cli import app
 from ecgecho.train import train
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
@@ -254,9 +256,10 @@ def of_another_teacher(facts):
 WRONG = {
     "k beyond the store": (lambda w: (w.run, w.ecg, "-k", 31), 2, "-k is 31, but there are 30 studies"),
     "k of 0": (lambda w: (w.run, w.ecg, "-k", 0), 2, "-k"),
-    "no such file": (lambda w: (w.run, w.tmp / "gone.hea"), 1, "gone.hea"),
-    "a folder": (lambda w: (w.run, w.tmp), 1, "Check the path"),
-    "cut file": (lambda w: (w.run, cut(w.ecg, w.tmp / "cut.npy")), 1, "cut.npy"),
+    "no such file": (lambda w: (w.run, w.tmp / "gone.hea"), 1, "Error: there is no file {tmp}/gone.hea. Check the path."),
+    "no such record": (lambda w: (w.run, w.tmp / "gone"), 1, "Error: there is no file {tmp}/gone. Check the path."),
+    "a folder": (lambda w: (w.run, w.tmp), 1, "Error: {tmp} is a folder; give the recording itself."),
+    "cut file": (lambda w: (w.run, cut(w.ecg, w.tmp / "cut.npy")), 1, "Error: {tmp}/cut.npy"),
     "z-scores": (lambda w: (w.run, written(w.ecg, w.tmp / "z.npy", unit="zscore")), 1, "unit_not_mv"),
     "no rate": (lambda w: (w.run, written(w.ecg, w.tmp / "r.npy", fs_hz=None)), 1, "--fs-hz"),
     "many and no row": (lambda w: (w.run, written(w.ecg, w.tmp / "m.npy", np.zeros((3, 12, 50)))), 1, "Say it with --row"),
@@ -284,9 +287,22 @@ def test_a_wrong_input_is_one_line_that_names_it(wrong, runs, world, ecg, tmp_pa
     words, status, named = WRONG[wrong]
     done = ecgecho("search", *words(Given))
     assert done.returncode == status, done.stderr
-    assert named in done.stderr
+    assert named.format(tmp=tmp_path) in done.stderr
     assert "Traceback" not in done.stderr
     if status == 1:
         assert len(done.stderr.splitlines()) == 1
         assert done.stderr.startswith("Error: ")
     assert not done.stdout
+
+
+@pytest.mark.parametrize("wrong", ["no such file", "a folder", "no store"])
+def test_what_is_not_there_is_told_before_the_run_is_read(wrong, ecg, tmp_path):
+    class Given:
+        run, tmp = tmp_path / "no run", tmp_path
+
+    Given.ecg = ecg
+    words, status, named = WRONG[wrong]
+    done = CliRunner().invoke(app, ["search", *map(str, words(Given))])
+    assert done.exit_code == status
+    assert "no run" not in done.output
+    assert named.format(tmp=tmp_path).removeprefix("Error: ") in str(done.exception)

@@ -244,9 +244,10 @@ def test_shares_of_the_labels_stand_side_by_side(place, tmp_path):
     )
     assert result["labels_share"] == [0.002, 0.2, 0.5, 1.0]
     text = table(result)
-    head = next(line for line in text.splitlines() if line.startswith("evaluation"))
+    head = next(line for line in text.splitlines() if line.startswith("task"))
     assert re.findall(r"[\d.]+ % labels", head) == ["0.2 % labels", "20 % labels", "50 % labels", "100 % labels"]
-    assert "less than one of each of 2 classes (linear_probe at 0.2 %, knn at 0.2 %)" in text
+    assert "less than one of each of 2 classes (linear_probe at 0.2 %, knn at 0.2 %)" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 120
     with pytest.raises(UsageError, match="at most 1"):
         evaluate.evaluate(place / "student", labels_share=(10.0,))
 
@@ -259,6 +260,39 @@ def test_metrics_json_is_what_was_returned_and_names_its_causes(place, judged):
     assert len(written["data"]["ecg_stores"][0]) == len(written["run"]["weights_sha256"]) == 64
     assert written["seed"] == 0
     assert str(place) not in json.dumps(written)
+
+
+def test_a_call_for_less_leaves_the_whole_result_as_it_is(place, judged):
+    run, less = place / "student", {"evals": ["knn"], "tasks": ["lvef_lt_40"], "bootstraps": 20}
+    before = {name: (run / name).read_bytes() for name in ("metrics.json", "predictions.parquet")}
+    result = evaluate.evaluate(run, settings=["knn.k=3"], **less)
+    assert {name: (run / name).read_bytes() for name in before} == before
+    assert evaluate.place(run, None, result) == run / "metrics.knn.json"
+    assert json.loads((run / "metrics.knn.json").read_text())["evals"]["knn"]["k"] == 3
+    assert (run / "metrics.knn.predictions.parquet").is_file()
+    assert "student" in compare([("student", run / "metrics.knn.json")])
+
+
+@pytest.mark.parametrize(
+    ("there", "name"),
+    [
+        (None, "metrics.json"),
+        ("{", "metrics.json"),
+        ('{"schema": "another"}', "metrics.json"),
+        ({"evals": {"knn": {}}}, "metrics.json"),
+        ({"evals": {"knn": {}, "floor": {}}}, "metrics.knn.json"),
+        ({"tasks": {"a": "A", "b": "B"}}, "metrics.knn.json"),
+        ({"classes": {"c": {}}}, "metrics.knn.json"),
+        ({"labels_share": [0.1, 1.0]}, "metrics.knn.json"),
+    ],
+)
+def test_a_result_goes_beside_one_that_holds_more(tmp_path, there, name):
+    asked = {"schema": "ecgecho.metrics", "version": 1, "evals": {"knn": {}}, "tasks": {"a": "A"}, "classes": {}}
+    asked["labels_share"] = [1.0]
+    if there is not None:
+        text = there if isinstance(there, str) else json.dumps({**asked, **there})
+        (tmp_path / "metrics.json").write_text(text)
+    assert evaluate.place(tmp_path, None, asked).name == name
 
 
 def test_judging_twice_gives_the_same_digest(place, judged):
@@ -414,11 +448,15 @@ def test_the_table_prints_every_row_and_no_nan(judged):
         text = table(result)
         printed = [row for row in result["rows"] if row["metric"] != "average_precision"]
         lines = [row for row in printed if not row["evaluation"].startswith("phenotype_retrieval")]
-        assert text.split("\n\n")[1].count("\n") == len(lines) + 1
+        evaluations = {row["evaluation"] for row in lines}
+        body = [line for line in text.split("\n\n")[1].splitlines()[2:] if not re.match(r"\(\d+\) |    ", line)]
+        assert len(body) == len(lines) + len(evaluations)
+        assert max(map(len, text.splitlines())) <= 120
         assert "nan" not in text.lower()
         assert "None" not in text
+        told = " ".join(text.split())
         for row in printed:
-            assert row["reason"] in text
+            assert row["evaluation"].endswith(".oracle") or row["reason"] in told
 
 
 def test_runs_stand_side_by_side_with_their_floor_and_paired_gains(place, judged):
