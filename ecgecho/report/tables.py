@@ -90,6 +90,8 @@ def _plain(rows: Sequence[Json], result: Json) -> list[str]:
     notes: dict[str, int] = {}
     lines: list[list[str]] = []
     gains: list[tuple[str, list[str]]] = []
+    seen = list(dict.fromkeys(row["evaluation"] for row in rows))
+    rows = sorted(rows, key=lambda row: seen.index(row["evaluation"]))
     for number, row in enumerate(rows):
         if not number or row["evaluation"] != rows[number - 1]["evaluation"]:
             lines.append([row["evaluation"]])
