@@ -219,7 +219,7 @@ def compare(files: Sequence[tuple[str, Path]]) -> str:
         raise UsageError("there is nothing to compare; give the metrics.json of at least one run.")
     results = [(title, _read(path)) for title, path in files]
     first = results[0][1]
-    cells = _cells(first)
+    cells, silent = _told(_cells(first), results)
     head = ["AUROC [95 % CI]", "steps", *(cell.title for cell in cells)]
     floors = ["floor (random encoder)", "0", *(_cell_text(_find(first, "floor", cell)) for cell in cells)]
     lines = [floors]
@@ -236,6 +236,7 @@ def compare(files: Sequence[tuple[str, Path]]) -> str:
         f"positives {positives}; chance {_chances(first, cells)}",
         "",
         *_aligned([head, *lines]),
+        *([f"No run has a number for: {', '.join(silent)}."] if silent else []),
         "",
         _levels(results),
     ]
@@ -289,6 +290,19 @@ class Cell:
         if result["run"]["method"] == "supervised" and self.evaluation == "linear_probe":
             return "supervised" if self.share == 1.0 else "nothing"
         return self.evaluation
+
+
+def _told(cells: Sequence[Cell], results: Sequence[tuple[str, Json]]) -> tuple[list[Cell], list[str]]:
+    """The columns of questions that some run has a number for, and the titles of the others."""
+
+    def has(cell: Cell) -> bool:
+        rows = [_find(result, cell.evaluation_in(result), cell) for _, result in results]
+        return any(row is not None and row["value"] is not None for row in rows)
+
+    known = {cell.task for cell in cells if has(cell)}
+    titles: dict[str, str] = {name: title for _, result in results for name, title in result["tasks"].items()}
+    silent = dict.fromkeys(titles.get(cell.task, cell.title) for cell in cells if cell.task not in known)
+    return [cell for cell in cells if cell.task in known], list(silent)
 
 
 def _cells(result: Json) -> list[Cell]:

@@ -63,3 +63,6 @@ def test_columns_that_do_not_fit_go_on_below_beside_the_same_names():
     assert [line.split() for line in text if line.startswith("name")] == [["name", "a", "b"], ["name", "c"]]
     assert sum(line.startswith("  one") for line in text) == 2
     assert sum(line.startswith("  two") for line in text) == 1
+
+
+def test_a_question_that_no_run_has_a_number_for_is_named_and_has_no_column():
