@@ -66,3 +66,9 @@ def test_columns_that_do_not_fit_go_on_below_beside_the_same_names():
 
 
 def test_a_question_that_no_run_has_a_number_for_is_named_and_has_no_column():
+    found = {"value": 0.7, "low": 0.6, "high": 0.8, "reason": "", "share": None, "subset": "all", "metric": "auroc"}
+    rows = [{**found, "evaluation": "zero_shot", "task": task, "value": value} for task, value in (("a", 0.7), ("b", None))]
+    result = {"rows": rows, "tasks": {"a": "A", "b": "B"}, "labels_share": [], "run": {"method": "ecg_clip"}}
+    cells, silent = tables._told(tables._cells(result), [("one", result)])
+    assert [cell.title for cell in cells] == ["A: zero-shot"]
+    assert silent == ["B"]
