@@ -22,7 +22,7 @@ from ecgecho.types import UserError
 
 RANK = int(os.environ.get("RANK", "0"))
 COUNTS = {"unequal": (3, 2), "one is empty": (0, 4), "equal": (2, 2)}
-OTHERS = ("prob_echo2ecg", "ecg_clip", "echoing_ecg")
+OTHERS = ("prob_echo2ecg", "ecg_clip")  # echoing_ecg gathers as these do
 PLAIN = str(Path(__file__).with_name("plain_encoder.py"))
 
 
@@ -36,7 +36,7 @@ def recipe_of(method):
     """Another method on echo alone, because text towers drop out."""
     made = replace(quick_recipe(method), encoder_name=PLAIN, encoder={})
     on = ["data.views=all"] if method == "prob_echo2ecg" else ["method.on=echo", "data.views=merge", "method.pooling=mean"]
-    return override(made, [*on, "data.augment=none", "optim.steps=3", "optim.clip_norm=0"])
+    return override(made, [*on, "data.augment=none", "optim.steps=1", "optim.clip_norm=0"])
 
 
 def rows(case, rank):
