@@ -22,19 +22,19 @@ def squash(frames: U8, size: int, *, interpolation: Interpolation = "area") -> U
 
 
 def crop_zoom(frames: U8, size: int, *, zoom: float = 0.1, interpolation: Interpolation = "cubic") -> U8:
-    """The central square without `zoom` of its side on each side.
+    """The central square, to the pixel that is left of an odd difference, without `zoom` of each of its sides.
 
-    The reference crops nothing or everything where a side exceeds the other by one pixel; here the square is always central
-    and never empty.
-
-    Source: what echonet/echo_CLIP utils.crop_and_scale does.
+    Source: crop_and_scale of echo_CLIP utils.py:115-133 and of EchoPrime utils.py, which are one, less their failure where a
+    cut rounds to 0.
     """
     if not 0 <= zoom < 0.5:
         raise ValueError(f"zoom is {zoom}; a share below 0.5 is cut from each side")
-    square = _central_square(frames)
-    cut = int(round(square.shape[1] * zoom))
-    inner = square[:, cut : square.shape[1] - cut, cut : square.shape[2] - cut]
-    return _resize(inner if inner.size else square, size, interpolation)
+    height, width = frames.shape[1:3]
+    side = round(abs(width - height) / 2)
+    square = frames[:, :, side : width - side] if width > height else frames[:, side : height - side]
+    height, width = square.shape[1:3]
+    top, left = int(height * zoom), int(width * zoom)
+    return _resize(square[:, top : height - top, left : width - left], size, interpolation)
 
 
 def short_side(frames: U8, size: int, *, interpolation: Interpolation = "area") -> U8:

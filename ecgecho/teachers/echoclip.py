@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ecgecho.echo.frames import crop_zoom, squash
 from ecgecho.teachers._networks import hash_state
 from ecgecho.types import F32, U8, PreparedClip, TeacherOutput, TeacherSpec, UserError
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 ARCHITECTURE = "convnext_base"  # an open_clip model name; EchoingECG preprocess/echoclip.py loads EchoCLIP by it
 DIM = 512
 SIZE = 224
-ZOOM = 0.1  # echo_CLIP utils.py:115-133: cut from each side after the crop to a square
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 LICENCE = "EchoCLIP weights as supplied by the user: Cedars-Sinai academic licence, non-commercial, not to be passed on"
@@ -82,8 +81,7 @@ def spec(config: Config) -> TeacherSpec:
 def prepare(spec: TeacherSpec, frames: U8, frame_time_ms: F32) -> PreparedClip:
     """Frames (T, H, W, 3) RGB -> uint8 (U, 3, S, S). Pure: no weights, no randomness, no torch."""
     index = np.arange(len(frames))[spec.frame_start : spec.frame_stop or None : spec.frame_stride]
-    resize = _crop_zoom if spec.resize == "crop_zoom" else _squash
-    images = np.stack([resize(frames[i], spec.size) for i in index])
+    images = (crop_zoom if spec.resize == "crop_zoom" else squash)(frames[index], spec.size)
     if spec.colour == "bgr":
         images = images[..., ::-1]
     return PreparedClip(values=np.ascontiguousarray(images.transpose(0, 3, 1, 2)), frame_index=index.astype(np.int64))
@@ -177,24 +175,6 @@ def decode_value(similarity: npt.NDArray[np.floating], values: npt.NDArray[np.fl
 def match_score(similarity: npt.NDArray[np.floating]) -> F32:
     """Likeness of a video to prompts of one finding, the mean over both. (..., F, P) -> (...). Not calibrated."""
     return np.asarray(similarity.mean(axis=(-2, -1)), np.float32)
-
-
-def _crop_zoom(image: U8, size: int) -> U8:
-    """Centre square, a tenth off each side, bicubic. Source: echo_CLIP utils.py:115-133, less its failure on a cut of 0."""
-    height, width = image.shape[:2]
-    side = round(abs(width - height) / 2)
-    image = image[:, side : width - side] if width > height else image[side : height - side]
-    height, width = image.shape[:2]
-    top, left = int(height * ZOOM), int(width * ZOOM)
-    image = image[top : height - top, left : width - left]
-    resized: U8 = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
-    return resized
-
-
-def _squash(image: U8, size: int) -> U8:
-    """The whole image, its aspect not kept. Source: EchoingECG preprocess/utils.py:32-39."""
-    resized: U8 = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    return resized
 
 
 def _seed(weights: str) -> int | None:

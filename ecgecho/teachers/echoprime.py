@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import cv2
 import numpy as np
 
 from ecgecho.echo.echoprime_mask import rgb_to_ybr, ybr_to_bgr
+from ecgecho.echo.frames import crop_zoom
 from ecgecho.teachers._clips import check_clips, clip_index
 from ecgecho.teachers._networks import empty, file_of, fill_random, hash_state, licence_of, random_of, shorten
 from ecgecho.types import F32, U8, ItemError, PreparedClip, TeacherOutput, TeacherSpec, UserError
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 DIM = 512
 SIZE = 224
 FRAMES, STRIDE = 16, 2  # of the first 32 frames every second; echo_prime/model.py:75-198
-ZOOM = 0.1  # utils.py crop_and_scale: cut from each side after the crop to a square
 MEAN = (29.110628, 28.076836, 29.096405)  # of grey levels 0 to 255, in the order of the channels, whichever that is
 STD = (47.989223, 46.456997, 47.20083)
 LEAST_SIDE = 10
@@ -116,21 +115,6 @@ def prepare(spec: TeacherSpec, frames: U8, frame_time_ms: F32) -> PreparedClip:
         if counted:
             clip[0, -1, 0, 0] = sum(number >= 0 for number in chosen)
     return PreparedClip(values=values, frame_index=index)
-
-
-def crop_and_scale(image: U8, size: int, zoom: float = ZOOM) -> U8:
-    """Centre square, `zoom` of each side off, bicubic. (H, W, 3) -> (S, S, 3).
-
-    Source: EchoPrime utils.py, crop_and_scale, less its failure where a cut rounds to 0.
-    """
-    height, width = image.shape[:2]
-    side = round(abs(width - height) / 2)
-    image = image[:, side : width - side] if width > height else image[side : height - side]
-    height, width = image.shape[:2]
-    top, left = int(height * zoom), int(width * zoom)
-    image = image[top : height - top, left : width - left]
-    resized: U8 = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
-    return resized
 
 
 def build(config: Config) -> EchoPrimeTeacher:
@@ -247,4 +231,4 @@ def _image(frame: U8, spec: TeacherSpec) -> U8:
     """One frame -> (3, S, S)."""
     if spec.colour == "bgr":
         frame = ybr_to_bgr(rgb_to_ybr(frame[None]))[0]
-    return np.ascontiguousarray(crop_and_scale(frame, spec.size).transpose(2, 0, 1))
+    return np.ascontiguousarray(crop_zoom(frame[None], spec.size)[0].transpose(2, 0, 1))

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
+from ecgecho.echo.frames import squash
 from ecgecho.teachers._clips import check_clips, clip_index
 from ecgecho.teachers._networks import empty, file_of, fill_random, hash_state, licence_of, random_of, shorten
 from ecgecho.types import F32, U8, PreparedClip, TeacherOutput, TeacherSpec, UserError
@@ -187,7 +187,7 @@ def video_network(blocks: int = 0) -> nn.Module:
 
 def _image(frame: U8, size: int) -> U8:
     """One frame -> (S, S, 3), blue first."""
-    whole = cv2.resize(frame, (WHOLE, WHOLE), interpolation=cv2.INTER_AREA)
+    whole = squash(frame[None], WHOLE)[0]
     cut = (WHOLE - size) // 2
     image: U8 = whole[cut : cut + size, cut : cut + size, ::-1]
     return image

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
 from golden_rules import assert_matches, case, fill_values, filled_state, keys, series
 
+from ecgecho.echo.frames import crop_zoom
 from ecgecho.teachers import echoclip
 from ecgecho.types import UserError
 
@@ -94,7 +95,7 @@ def cine() -> np.ndarray:
 def test_the_crop_of_a_real_cine_equals_the_reference_within_a_grey_level():
     # The reference decoded the JPEGs with another library; single grey levels are its rounding.
     reference = case(TOPIC, "dicom_preprocess")
-    images = np.stack([echoclip._crop_zoom(frame, 224) for frame in cine()[:16]])
+    images = crop_zoom(cine()[:16], 224)
     assert images.shape == tuple(reference["crop224__shape"])
     sample = reference["crop224__sample"].astype(int)
     index = np.arange(512) * (images.size - 1) // 511

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 from golden_rules import assert_matches, case, filled_state, keys, series
 
 from ecgecho.echo import echoprime_mask
+from ecgecho.echo.frames import crop_zoom
 from ecgecho.io import read_echo
 from ecgecho.teachers import echoprime
 from ecgecho.types import ItemError, UserError
@@ -48,7 +49,7 @@ def prepared(ybr: np.ndarray) -> np.ndarray:
     """The reference's DICOM route over raw frames, (1, 3, 16, 224, 224) normalised."""
     inside = echoprime_mask.echoprime_sector(ybr)
     bgr = echoprime_mask.ybr_to_bgr(ybr) * inside[:, :, None]
-    images = np.stack([echoprime.crop_and_scale(frame, 224) for frame in bgr])
+    images = crop_zoom(bgr, 224)
     chosen = echoprime.clip_index(len(images), DICOM)[0]
     values = np.zeros((1, 3, 17, 224, 224), np.uint8)
     real = chosen[chosen >= 0]
@@ -121,7 +122,7 @@ CROPS = [name.removesuffix("__sample") for name in case(TOPIC, "crop_and_scale_s
 def test_crops_equal_the_reference(name):
     height, width = (int(x) for x in name.split("_")[0].split("x"))
     image = np.clip(127 + 120 * series((height, width, 3), 0, 0.6), 0, 255).astype(np.uint8)
-    cropped = echoprime.crop_and_scale(image, 112, 0.0) if "zoom0" in name else echoprime.crop_and_scale(image, 224)
+    cropped = crop_zoom(image[None], 112, zoom=0.0)[0] if "zoom0" in name else crop_zoom(image[None], 224)[0]
     assert_matches(case(TOPIC, "crop_and_scale_sizes"), name, cropped)
 
 

@@ -22,7 +22,7 @@ from ecgecho.types import UserError
 
 RANK = int(os.environ.get("RANK", "0"))
 COUNTS = {"unequal": (3, 2), "one is empty": (0, 4), "equal": (2, 2)}
-OTHERS = ("prob_echo2ecg", "ecg_clip")  # echoing_ecg gathers as these do
+OTHERS = ("prob_echo2ecg", "ecg_clip", "echoing_ecg")
 PLAIN = str(Path(__file__).with_name("plain_encoder.py"))
 
 
